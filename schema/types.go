@@ -1,5 +1,7 @@
 package schema
 
+import "encoding/json"
+
 // The Go mirror of the CUE definition #Cluster. A test walks both and fails
 // when one has a field that the other lacks. Optional fields that have a
 // default in the schema are always filled in; optional fields without one keep
@@ -235,4 +237,18 @@ type ExtraUnit struct {
 	Content string   `json:"content"`
 	Enabled bool     `json:"enabled"`
 	On      []string `json:"on"`
+}
+
+// UnmarshalJSON reads one string or a list of them.
+func (l *StringList) UnmarshalJSON(data []byte) error { return oneOrMany((*[]string)(l), data) }
+
+// UnmarshalJSON reads one integer or a list of them.
+func (l *IntList) UnmarshalJSON(data []byte) error { return oneOrMany((*[]int)(l), data) }
+
+func oneOrMany[T any](into *[]T, data []byte) error {
+	if len(data) > 0 && data[0] == '[' {
+		return json.Unmarshal(data, into)
+	}
+	*into = make([]T, 1)
+	return json.Unmarshal(data, &(*into)[0])
 }

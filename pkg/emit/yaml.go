@@ -1,0 +1,160 @@
+package emit
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/kthwc/kthwc/pkg/origin"
+	"github.com/kthwc/kthwc/pkg/secret"
+	"github.com/kthwc/kthwc/pkg/tree"
+)
+
+// YAML writes documents as sigs.k8s.io/yaml would write the same data: sorted
+// keys, two spaces, lists not indented. Several documents are separated by
+// "---" lines.
+func YAML(documents ...*Map) *tree.Body {
+	w := &yamlWriter{body: &tree.Body{}}
+	for i, d := range documents {
+		if i > 0 {
+			w.body.Add(d.From, "---")
+		}
+		if d.Len() == 0 {
+			w.body.Add(d.From, "{}")
+		}
+		w.entries("", "", d, origin.Origin{})
+	}
+	return w.body
+}
+
+type yamlWriter struct{ body *tree.Body }
+
+// entries writes a mapping. first stands in front of its first line (the dash
+// of a list's entry), and lead is the origin of that dash.
+func (w *yamlWriter) entries(first, indent string, m *Map, lead origin.Origin) {
+	for i, e := range m.entries {
+		prefix := indent
+		from := origin.Origin{}
+		if i == 0 && first != "" {
+			prefix, from = first, lead
+		}
+		w.value(prefix+yamlKey(e.key)+":", indent, e.value, from)
+	}
+}
+
+// value writes what follows a key or a dash.
+func (w *yamlWriter) value(head, indent string, v Value, lead origin.Origin) {
+	from := origin.Join(lead, v.from())
+	switch v := v.(type) {
+	case *Map:
+		if v.Len() == 0 {
+			w.body.Add(from, head+" {}")
+			return
+		}
+		w.body.Add(from, head)
+		w.entries("", indent+"  ", v, origin.Origin{})
+	case *List:
+		if len(v.Items) == 0 {
+			w.body.Add(from, head+" []")
+			return
+		}
+		w.body.Add(from, head)
+		w.items(indent, v)
+	case Scalar:
+		w.scalar(head+" ", indent+"  ", v, from)
+	}
+}
+
+func (w *yamlWriter) items(indent string, l *List) {
+	for _, item := range l.Items {
+		w.item(indent, item, origin.Origin{}, indent+"- ")
+	}
+}
+
+func (w *yamlWriter) item(indent string, item Value, lead origin.Origin, dash string) {
+	from := origin.Join(lead, item.from())
+	inner := indent + "  "
+	switch v := item.(type) {
+	case *Map:
+		if v.Len() == 0 {
+			w.body.Add(from, dash+"{}")
+			return
+		}
+		w.entries(dash, inner, v, from)
+	case *List:
+		if len(v.Items) == 0 {
+			w.body.Add(from, dash+"[]")
+			return
+		}
+		for i, nested := range v.Items {
+			prefix := inner + "- "
+			if i == 0 {
+				prefix = dash + "- "
+			} else {
+				from = origin.Origin{}
+			}
+			w.item(inner, nested, from, prefix)
+		}
+	case Scalar:
+		w.scalar(dash, inner, v, from)
+	}
+}
+
+// scalar writes a leaf; a text of several lines goes on with indent.
+func (w *yamlWriter) scalar(head, indent string, s Scalar, from origin.Origin) {
+	if ref, ok := s.V.(secret.Ref); ok {
+		w.body.AddParts(from, tree.Part{Text: head}, tree.Part{Ref: ref})
+		return
+	}
+	lines := yamlScalar(s.V)
+	w.body.Add(from, head+lines[0])
+	for _, l := range lines[1:] {
+		if l != "" {
+			l = strings.TrimPrefix(indent, "  ") + l
+		}
+		w.body.Add(from, l)
+	}
+}
+
+func yamlKey(key string) string { return yamlScalar(key)[0] }
+
+// yamlScalar is a scalar as the lines that follow "k: ". Continuation lines
+// are indented by two spaces.
+func yamlScalar(v any) []string {
+	switch v := v.(type) {
+	case string:
+		if isPlain(v) {
+			return []string{v}
+		}
+	case int:
+		return []string{strconv.Itoa(v)}
+	case bool:
+		return []string{strconv.FormatBool(v)}
+	}
+	text, err := yaml.Marshal(map[string]any{"k": v})
+	if err != nil {
+		return []string{"null"}
+	}
+	return strings.Split(strings.TrimSuffix(strings.TrimPrefix(string(text), "k: "), "\n"), "\n")
+}
+
+var reserved = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"}
+
+// isPlain says whether a string needs no quotes for certain. What it does not
+// know goes to the library.
+func isPlain(s string) bool {
+	if s == "" || !isLetter(s[0]) && s[0] != '/' {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if !isLetter(c) && (c < '0' || c > '9') && !strings.ContainsRune("/._-", rune(c)) && (c != ':' || i == len(s)-1) {
+			return false
+		}
+	}
+	return len(s) > 5 || !slices.Contains(reserved, strings.ToLower(s))
+}
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }

@@ -1,0 +1,230 @@
+package schema
+
+import (
+	"cmp"
+	_ "embed"
+	"strings"
+	"sync"
+
+	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/format"
+	"cuelang.org/go/cue/parser"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/kthwc/kthwc/pkg/diag"
+)
+
+//go:embed cluster.cue
+var source []byte
+
+// lazily runs f once, when its result is first wanted: start-up stays fast.
+func lazily[T any](f func() T) func() T { return sync.OnceValue(f) }
+
+// Field is what the schema says of one field: its documentation, what its
+// value must be, and how CUE writes that.
+type Field struct {
+	Name     string
+	Doc      string
+	Expect   string
+	Optional bool
+	Type     string   // the CUE expression
+	refs     []string // definitions that the expression names
+}
+
+// typeInfo is one definition of cluster.cue.
+type typeInfo struct {
+	name      string
+	expect    string
+	fields    []*Field
+	refs      []string // of a definition that is not a structure, or that embeds others
+	structure bool
+}
+
+// definitions reads the definitions from the text of cluster.cue, in its order.
+var definitions = lazily(func() []*typeInfo {
+	file, err := parser.ParseFile("cluster.cue", source, parser.ParseComments)
+	if err != nil {
+		return nil // a test parses the file
+	}
+	var out []*typeInfo
+	for _, decl := range file.Decls {
+		if f, ok := decl.(*ast.Field); ok {
+			out = append(out, typeOf(f))
+		}
+	}
+	return out
+})
+
+func typeOf(f *ast.Field) *typeInfo {
+	name, _, _ := ast.LabelName(f.Label)
+	t := &typeInfo{name: name, expect: expectOf(f)}
+	body, ok := f.Value.(*ast.StructLit)
+	if !ok {
+		t.refs = refsOf(f.Value)
+		return t
+	}
+	t.structure = true
+	for _, elt := range body.Elts {
+		switch e := elt.(type) {
+		case *ast.EmbedDecl:
+			t.refs = append(t.refs, refsOf(e.Expr)...)
+		case *ast.Field:
+			if field := fieldOf(e); field != nil {
+				t.fields = append(t.fields, field)
+			}
+		}
+	}
+	return t
+}
+
+// fieldOf describes a field; nil for one that only opens an embedded field.
+func fieldOf(f *ast.Field) *Field {
+	if id, ok := f.Value.(*ast.Ident); ok && id.Name == "_" {
+		return nil
+	}
+	name, _, err := ast.LabelName(f.Label)
+	if err != nil || strings.HasPrefix(name, "#") {
+		return nil
+	}
+	text, _ := format.Node(f.Value)
+	return &Field{Name: name, Doc: docOf(f), Expect: expectOf(f), Optional: f.Constraint.String() == "?", Type: string(text), refs: refsOf(f.Value)}
+}
+
+func docOf(f *ast.Field) string {
+	var b strings.Builder
+	for _, group := range ast.Comments(f) {
+		if group.Doc {
+			b.WriteString(group.Text())
+		}
+	}
+	return strings.TrimSpace(strings.ReplaceAll(b.String(), "\n", " "))
+}
+
+// expectOf reads @expect("...").
+func expectOf(f *ast.Field) string {
+	for _, a := range f.Attrs {
+		key, body := a.Split()
+		if key == "expect" {
+			text := strings.TrimSuffix(strings.TrimPrefix(body, `"`), `"`)
+			return strings.ReplaceAll(text, `\"`, `"`)
+		}
+	}
+	return ""
+}
+
+// refsOf lists the definitions that an expression names.
+func refsOf(e ast.Expr) []string {
+	var out []string
+	ast.Walk(e, func(n ast.Node) bool {
+		if id, ok := n.(*ast.Ident); ok && strings.HasPrefix(id.Name, "#") && id.Name != "#profiles" {
+			out = append(out, id.Name)
+		}
+		return true
+	}, nil)
+	return out
+}
+
+func typeNamed(name string) *typeInfo {
+	for _, t := range definitions() {
+		if t.name == name {
+			return t
+		}
+	}
+	return nil
+}
+
+// field finds a field in a definition or in what it embeds.
+func (t *typeInfo) field(name string) *Field {
+	for _, f := range t.fields {
+		if f.Name == name {
+			return f
+		}
+	}
+	for _, ref := range t.refs {
+		if embedded := typeNamed(ref); embedded != nil {
+			if f := embedded.field(name); f != nil {
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// describe follows CUE's steps from #Cluster. Steps that are entries of lists
+// or maps keep the description of the whole.
+func describe(steps []string) Field {
+	current := Field{refs: []string{"#Cluster"}}
+	for _, step := range steps {
+		for _, ref := range current.refs {
+			t := typeNamed(ref)
+			if t == nil {
+				continue
+			}
+			if f := t.field(strings.Trim(step, `"`)); f != nil {
+				current = *f
+				break
+			}
+		}
+	}
+	current.Expect = cmp.Or(current.Expect, expectation(current.refs))
+	return current
+}
+
+// expectation is what the first definition that says so wants.
+func expectation(refs []string) string {
+	for _, ref := range refs {
+		if t := typeNamed(ref); t != nil && t.expect != "" {
+			return t.expect
+		}
+	}
+	return ""
+}
+
+var requiredFields = lazily(func() map[string][]*Field {
+	out := map[string][]*Field{}
+	for _, t := range definitions() {
+		out[t.name] = t.required()
+	}
+	return out
+})
+
+// required lists the fields of a definition that the user must write.
+func required(def string) []*Field { return requiredFields()[def] }
+
+func (t *typeInfo) required() []*Field {
+	var out []*Field
+	for _, f := range t.fields {
+		if f.required() {
+			out = append(out, f)
+		}
+	}
+	for _, ref := range t.refs {
+		if embedded := typeNamed(ref); embedded != nil {
+			out = append(out, embedded.required()...)
+		}
+	}
+	return out
+}
+
+// required says whether a field has no default of its own or of its parts.
+func (f *Field) required() bool {
+	if f.Optional || strings.HasPrefix(f.Type, "*") || strings.HasPrefix(f.Name, "#") {
+		return false
+	}
+	if len(f.refs) == 0 {
+		return true
+	}
+	t := typeNamed(f.refs[0])
+	return t == nil || !t.structure || len(t.required()) > 0
+}
+
+// Doc is the documentation of the field at path; "" if the schema has none.
+func Doc(path string) string {
+	steps := strings.FieldsFunc(path, func(r rune) bool { return strings.ContainsRune(".[]\"", r) })
+	return describe(steps).Doc
+}
+
+func relatedTo(file string, n *yaml.Node, label string) diag.Related {
+	return diag.Related{Pos: nodePos(file, n), Label: label}
+}
