@@ -199,9 +199,10 @@ var flagMinors = lazily(func() map[string]map[string][]string {
 })
 
 // Known says whether the component's own option set has the flag at this
-// minor. A component without a recorded set knows every flag.
+// minor. Where no set is recorded every flag is known.
 func (r *Release) Known(component, flag string) bool {
-	flags, recorded := flagMinors()[component]
+	flags := flagMinors()[component]
+	recorded := slices.Contains(flags["config"], r.Minor()) || slices.Contains(flags["bind-address"], r.Minor())
 	return !recorded || slices.Contains(flags[flag], r.Minor())
 }
 
