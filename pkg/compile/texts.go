@@ -46,8 +46,8 @@ var reasons = map[string]string{
 	"san-external":   "The tutorial puts the external address in the kubelet's certificate.",
 }
 
-// Text is the reason behind the ID of a fixed origin; "" if there is none.
-func Text(id string) string {
+// Reason is the reason behind the ID of a fixed origin; "" if there is none.
+func Reason(id string) string {
 	if why := flagReason(id); why != "" {
 		return why
 	}

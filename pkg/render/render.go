@@ -1,0 +1,181 @@
+// Package render turns the compiled model into the tree: one file of this
+// package for each family of artefacts.
+//
+// It promises that the same model gives the same tree, that every line has an
+// origin, and that secrets appear as names only. It refuses to read anything
+// but its arguments.
+package render
+
+import (
+	"strings"
+
+	"github.com/kthwc/kthwc/pkg/compile"
+	"github.com/kthwc/kthwc/pkg/diag"
+	"github.com/kthwc/kthwc/pkg/emit"
+	"github.com/kthwc/kthwc/pkg/origin"
+	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
+)
+
+// Input is what is rendered beside the model.
+type Input struct {
+	Source []byte // cluster.yaml, verbatim
+}
+
+// Render makes the tree. The list holds what is wrong with the finished tree;
+// the tree is nil if any of it is an error.
+func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
+	r := &renderer{c: c, t: &tree.Tree{Cluster: c.Name.V}}
+	r.input(in.Source)
+	for _, n := range c.Nodes {
+		r.node(n)
+	}
+	for _, step := range []func(){r.manifests, r.client, r.certificates} {
+		step()
+	}
+	if len(r.faults) == 0 {
+		r.check()
+	}
+	if r.faults.HasErrors() {
+		return nil, r.faults
+	}
+	return r.t, r.faults
+}
+
+// renderer is the state of one Render.
+type renderer struct {
+	c      *compile.Cluster
+	t      *tree.Tree
+	faults diag.List
+}
+
+func (r *renderer) hardened() bool { return r.c.Profile.V == schema.Hardened }
+
+func (r *renderer) fault(code, summary string) {
+	about, _ := diag.Lookup(code)
+	r.faults = append(r.faults, diag.Diagnostic{Code: code, Severity: about.Severity, Summary: summary})
+}
+
+func (r *renderer) put(f *tree.File) {
+	if err := r.t.Put(f); err != nil {
+		r.fault("E0201", err.Error())
+	}
+}
+
+// fixed is the origin of a constant, with its reason in the table of texts.
+func fixed(id string) origin.Origin { return origin.Fixed(id) }
+
+// input is the file that everything was rendered from.
+func (r *renderer) input(source []byte) {
+	body := &tree.Body{}
+	for _, line := range strings.Split(strings.TrimSuffix(string(source), "\n"), "\n") {
+		body.Add(fixed("input"), line)
+	}
+	r.put(&tree.File{Path: "input/cluster.yaml", Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root", Body: body, From: fixed("input")})
+}
+
+// builder collects the files of one node.
+type builder struct {
+	*renderer
+	n   *compile.Node
+	out *tree.Node
+}
+
+// node renders one machine: what every machine has, then what its roles need.
+func (r *renderer) node(n *compile.Node) {
+	b := &builder{r, n, &tree.Node{Name: n.Name.V, From: n.From, Swap: "off", SwapFrom: fixed("swap")}}
+	b.host()
+	if n.Controller {
+		b.controller()
+	}
+	if n.Worker {
+		b.worker()
+	}
+	b.material()
+	b.extras()
+	r.t.Nodes = append(r.t.Nodes, b.out)
+}
+
+// file puts a logical file with its mode and owner.
+func (b *builder) file(logical string, body *tree.Body, readers ...string) {
+	owner := b.c.Owner(logical)
+	b.add(&tree.File{
+		Path: b.c.Path(logical, b.n), Kind: tree.Regular, Mode: b.c.Mode(logical), Owner: owner, Group: owner,
+		Body: body, Readers: readers, From: b.n.Roles,
+	})
+}
+
+func (b *builder) add(f *tree.File) {
+	if err := b.out.Put(f); err != nil {
+		b.fault("E0201", err.Error())
+	}
+}
+
+// dir puts a directory; the same directory may be wanted by both roles.
+func (b *builder) dir(logical ...string) {
+	for _, l := range logical {
+		if path := b.c.Path(l, b.n); path != "" {
+			b.directory(path, b.c.Mode(l), b.c.Owner(l))
+		}
+	}
+}
+
+func (b *builder) directory(path string, mode uint32, owner string) {
+	if b.out.File(path) == nil {
+		b.add(&tree.File{Path: path, Kind: tree.Dir, Mode: mode, Owner: owner, Group: owner, From: b.n.Roles})
+	}
+}
+
+// yaml is a configuration document of a kind whose apiVersion the version
+// table knows.
+func (b *builder) document(kind string) *emit.Map {
+	api := b.n.Release.API(kind)
+	m := emit.NewMap(fixed("config-kind"))
+	m.Fixed("apiVersion", api.V, origin.Join(api.From, b.n.Version.From))
+	return m.Fixed("kind", kind, fixed("config-kind"))
+}
+
+// patch merges the user's configPatches for the target.
+func (b *builder) patch(target string, m *emit.Map) {
+	for _, p := range b.c.Patches {
+		if p.Target != target {
+			continue
+		}
+		if err := emit.Merge(m, p.Value, p.Path, origin.Field); err != nil {
+			b.fault("E0232", err.Error())
+		}
+	}
+}
+
+func (b *builder) binary(names ...string) {
+	for _, name := range names {
+		version := b.n.Version
+		if companion, ok := companions[name]; ok {
+			answer := b.n.Release.Companion(companion)
+			version = origin.Of(answer.V, origin.Join(answer.From, b.n.Version.From))
+		}
+		path := b.c.Path("bin/"+name, b.n)
+		if name == "cni-plugins" {
+			path = b.c.Path("dir/cni-bin", b.n)
+		}
+		b.out.Binaries = append(b.out.Binaries, tree.Binary{
+			Name: name, Version: version.V, Arch: b.n.Arch.V, Path: path, From: origin.Join(version.From, b.n.Arch.From, b.n.Roles),
+		})
+	}
+}
+
+// companions are the programs that have versions of their own.
+var companions = map[string]string{
+	"etcd": "etcd", "etcdctl": "etcd", "crictl": "crictl", "runc": "runc", "cni-plugins": "cni-plugins",
+	"containerd": "containerd", "containerd-shim-runc-v2": "containerd", "ctr": "containerd",
+}
+
+func (b *builder) packages(names ...string) {
+	for _, name := range names {
+		b.out.Packages = append(b.out.Packages, tree.Package{Name: name, Reason: Reason("package-" + name), From: origin.Join(fixed("package-"+name), b.n.Roles)})
+	}
+}
+
+func (b *builder) unit(name, gate string) {
+	b.out.Units = append(b.out.Units, tree.Unit{Name: name, Enabled: true, Started: true, Gate: gate, From: b.n.Roles})
+}

@@ -1,0 +1,137 @@
+package render_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/kthwc/kthwc/pkg/compile"
+	"github.com/kthwc/kthwc/pkg/emit"
+	"github.com/kthwc/kthwc/pkg/render"
+	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
+)
+
+func build(t *testing.T, path string) *tree.Tree {
+	t.Helper()
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, faults := schema.Load(path, source)
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	c, faults := compile.Compile(doc, compile.Facts{})
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	out, faults := render.Render(c, render.Input{Source: source})
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func inputs(t *testing.T) []string {
+	t.Helper()
+	examples, _ := filepath.Glob("../../examples/*.yaml")
+	scenarios, _ := filepath.Glob("../../golden/*/cluster.yaml")
+	if len(examples) == 0 || len(scenarios) == 0 {
+		t.Fatal("no examples or no scenarios")
+	}
+	return append(examples, scenarios...)
+}
+
+// Every line has an origin, and every constant's reason is in a table.
+func TestEveryLineHasAReason(t *testing.T) {
+	for _, path := range inputs(t) {
+		for where, f := range build(t, path).All() {
+			if f.From.IsZero() {
+				t.Errorf("%s: nothing says why %s is there", path, where)
+			}
+			if f.Body == nil {
+				continue
+			}
+			for i, l := range f.Body.Lines {
+				if l.From.IsZero() {
+					t.Errorf("%s: %s:%d %q has no origin", path, where, i+1, l)
+				}
+				for _, s := range l.From.Sources() {
+					if id, ok := strings.CutPrefix(s, "fixed:"); ok && render.Reason(id) == "" {
+						t.Errorf("%s: %s:%d: no reason for %s", path, where, i+1, id)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Units read back by the parser have the arguments that the model has.
+func TestUnitsReadBack(t *testing.T) {
+	for _, path := range inputs(t) {
+		for where, f := range build(t, path).All() {
+			if !strings.HasSuffix(where, ".service") || f.Body == nil {
+				continue
+			}
+			directives, err := emit.ParseUnit(string(f.Body.Bytes()))
+			if err != nil {
+				t.Errorf("%s: %s: %v", path, where, err)
+			}
+			for _, d := range directives {
+				if d.Key != "ExecStart" {
+					continue
+				}
+				if argv, err := emit.ParseExec(d.Value); err != nil || len(argv) == 0 || argv[0][0] != '/' {
+					t.Errorf("%s: %s: %q, %v", path, where, argv, err)
+				}
+			}
+		}
+	}
+}
+
+// The tutorial at 1.21 has exactly the flags of its edition.
+func TestTutorialFlags(t *testing.T) {
+	want := map[string]int{"etcd": 17, "kube-apiserver": 29, "kube-controller-manager": 12, "kube-scheduler": 2, "kubelet": 8, "kube-proxy": 1}
+	out := build(t, "../../examples/kthw-1.21.yaml")
+	total := 0
+	for unit, n := range want {
+		node := out.Node("controller-0")
+		if unit == "kubelet" || unit == "kube-proxy" {
+			node = out.Node("worker-0")
+		}
+		f := node.File("/etc/systemd/system/" + unit + ".service")
+		got := strings.Count(string(f.Body.Bytes()), "\n  --")
+		if got != n {
+			t.Errorf("%s has %d flags, want %d", unit, got, n)
+		}
+		total += got
+	}
+	if total != 69 {
+		t.Errorf("%d flags in all, want 69", total)
+	}
+}
+
+// Two renders give the same bytes.
+func TestRenderIsDeterministic(t *testing.T) {
+	for _, path := range inputs(t) {
+		a, b := build(t, path), build(t, path)
+		if x, y := flatten(a), flatten(b); !slices.Equal(x, y) {
+			t.Errorf("%s rendered differently", path)
+		}
+	}
+}
+
+func flatten(t *tree.Tree) []string {
+	var out []string
+	for path, f := range t.All() {
+		text := path
+		if f.Body != nil {
+			text += "\n" + string(f.Body.Bytes())
+		}
+		out = append(out, text)
+	}
+	return out
+}
