@@ -47,7 +47,6 @@ type Spec struct {
 	ConfigPatches ConfigPatches                `json:"configPatches,omitempty"` //
 	Files         []ExtraFile                  `json:"files,omitempty"`
 	Units         []ExtraUnit                  `json:"units,omitempty"`
-	Overlays      []string                     `json:"overlays,omitempty"` // jsonnet files, relative to cluster.yaml
 }
 
 // Kubernetes says which release the nodes run.

@@ -268,5 +268,4 @@ func (r *resolver) custom() {
 			Enabled: origin.Of(u.Enabled, r.doc.Origin(at+".enabled")), On: r.texts(at+".on", u.On), From: r.doc.Origin(at + ".name"),
 		})
 	}
-	c.Overlays = r.texts("spec.overlays", s.Overlays)
 }

@@ -72,7 +72,6 @@ type Cluster struct {
 	Patches    []Patch
 	Files      []ExtraFile
 	Units      []ExtraUnit
-	Overlays   []Text
 }
 
 // Network is the address plan. Slices hold one entry, or IPv4 and IPv6.

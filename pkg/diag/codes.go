@@ -100,8 +100,6 @@ var Codes = []Code{
 	{"E0220", "hole", Error, "a hole in rendered text", "An empty value, a URL without a host, a carriage return or a tab in YAML: the marks of a failed template."},
 	{"E0221", "secret-mode", Error, "a secret that others can read", "Files with private keys, encryption keys or client credentials are readable by their owner only."},
 	{"E0227", "audit-policy", Error, "audit flags without a policy", "Without --audit-policy-file the API server writes no audit event, whatever the other audit flags say."},
-	{"E0230", "overlay", Error, "an overlay failed", "An overlay is a Jsonnet function of a node and its files. It may import files inside the project only."},
-	{"E0231", "overlay-secret", Error, "an overlay lost or copied a secret", "Placeholders such as ${secret:pki/admin.key} pass through overlays as text. Every one must still be there once, in the same file."},
 	{"E0232", "patch", Error, "a patch that cannot be merged", "configPatches are merged over the rendered configuration as RFC 7386 says: mappings into mappings, everything else replaces."},
 
 	{"W0101", "open-access", Warning, "the API and SSH are open to everybody",

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/kthwc/kthwc/pkg/compile"
+	"github.com/kthwc/kthwc/pkg/diag"
+	"github.com/kthwc/kthwc/pkg/render"
+	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
+)
+
+// built is everything that the pipeline made of a file.
+type built struct {
+	doc     *schema.Document
+	cluster *compile.Cluster
+	tree    *tree.Tree
+	faults  diag.List
+}
+
+// build reads the file and runs the pipeline to the tree. Faults are printed.
+func (s *session) build() (*built, error) {
+	source, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	b := &built{}
+	b.doc, b.faults = schema.Load(s.name(), source)
+	if b.doc != nil {
+		var faults diag.List
+		b.cluster, faults = compile.Compile(b.doc, compile.Facts{})
+		b.faults = append(b.faults, faults...)
+	}
+	if b.cluster != nil {
+		var faults diag.List
+		b.tree, faults = render.Render(b.cluster, render.Input{Source: source})
+		b.faults = append(b.faults, faults...)
+	}
+	return b, s.diagnose(b.faults, source)
+}
+
+func (s *session) name() string {
+	if s.file == "-" {
+		return "<stdin>"
+	}
+	return s.file
+}
+
+// read gives the bytes of the file. No more are read than a cluster.yaml may have.
+func (s *session) read() ([]byte, error) {
+	from := s.in
+	if s.file != "-" {
+		f, err := os.Open(s.file)
+		if err != nil {
+			return nil, s.unreadable(err)
+		}
+		defer f.Close()
+		from = f
+	}
+	source, err := io.ReadAll(io.LimitReader(from, schema.MaxBytes+1))
+	if err != nil {
+		return nil, s.unreadable(err)
+	}
+	return source, nil
+}
+
+func (s *session) unreadable(err error) error {
+	d := diag.Diagnostic{Code: "E0001", Pos: diag.Pos{File: s.name()}, Summary: "the file cannot be read"}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.Summary, d.Help = fmt.Sprintf("there is no file %s", s.file), "name one with -f, or write one with `kthwc init`"
+	case errors.Is(err, syscall.EISDIR):
+		d.Summary, d.Help = s.file+" is a directory", "name the file in it: -f "+s.file+"/cluster.yaml"
+	case errors.Is(err, fs.ErrPermission):
+		d.Help = "make it readable for you"
+	}
+	return s.diagnose(diag.List{d}, nil)
+}

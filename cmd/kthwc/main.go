@@ -1,0 +1,141 @@
+// Command kthwc compiles one cluster.yaml into every file of a Kubernetes
+// cluster made the hard way.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kthwc/kthwc/pkg/diag"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, os.Getenv))
+}
+
+// stdio is where a run reads and writes: data on out, everything else on err.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitPending = 2
+	exitInvalid = 3
+	exitUsage   = 64
+)
+
+// exitError ends a run with a code; its message was printed already when empty.
+type exitError struct {
+	code    int
+	message string
+	help    string
+}
+
+func (e *exitError) Error() string { return e.message }
+
+// session is the state of one run.
+type session struct {
+	stdio
+	file   string
+	color  string
+	getenv func(string) string
+}
+
+// verbs are the commands, in the order of help.
+var verbs = []func(*session) *cobra.Command{
+	newInit, newValidate, newSchema, newConfig, newRender, newShow, newExplain, newVersions, newVersion,
+}
+
+func run(ctx context.Context, args []string, std stdio, getenv func(string) string) int {
+	s := &session{stdio: std, getenv: getenv}
+	root := &cobra.Command{
+		Use:           "kthwc",
+		Short:         "Compile one cluster.yaml into every file of a Kubernetes cluster made the hard way",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.PersistentFlags().StringVarP(&s.file, "file", "f", defaultFile(getenv), "the cluster.yaml to read; - is standard input")
+	root.PersistentFlags().StringVar(&s.color, "color", "auto", "auto, always or never")
+	for _, verb := range verbs {
+		root.AddCommand(verb(s))
+	}
+	root.SetArgs(args)
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err.Error(), "see --help"} })
+	err := root.ExecuteContext(ctx)
+	if ctx.Err() != nil {
+		return 130
+	}
+	return s.report(err)
+}
+
+func defaultFile(getenv func(string) string) string {
+	if f := getenv("KTHWC_FILE"); f != "" {
+		return f
+	}
+	return "cluster.yaml"
+}
+
+// report prints how a run failed, and gives its exit code.
+func (s *session) report(err error) int {
+	var exit *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		if exit.message != "" {
+			fmt.Fprintf(s.err, "kthwc: %s\n", exit.message)
+		}
+		if exit.help != "" {
+			fmt.Fprintf(s.err, "  = help: %s\n", exit.help)
+		}
+		return exit.code
+	case strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
+		fmt.Fprintf(s.err, "kthwc: %s\n  = help: see kthwc --help\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(s.err, "kthwc: %s\n", err)
+	return exitFailure
+}
+
+// colored says whether diagnostics have colours.
+func (s *session) colored() bool {
+	switch s.color {
+	case "always":
+		return true
+	case "never":
+		return false
+	}
+	f, ok := s.err.(*os.File)
+	if !ok || s.getenv("NO_COLOR") != "" || s.getenv("CI") != "" || s.getenv("TERM") == "dumb" || s.getenv("TERM") == "" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// diagnose prints faults; an error among them ends the run.
+func (s *session) diagnose(faults diag.List, source []byte) error {
+	o := diag.Options{Color: s.colored(), Source: func(string) []byte { return source }}
+	if err := diag.Print(s.err, faults, o); err != nil {
+		return err
+	}
+	if faults.HasErrors() {
+		return &exitError{code: exitInvalid}
+	}
+	return nil
+}
