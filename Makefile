@@ -1,0 +1,36 @@
+# kthwc: see README.md. Every target is one line of `make help`.
+GO ?= go
+
+.PHONY: build test check golden fuzz bench readers help
+
+build: ## build bin/kthwc
+	$(GO) build -o bin/kthwc ./cmd/kthwc
+
+test: ## run all tests with the race detector
+	$(GO) test -race ./...
+
+check: test ## everything that CI runs: format, vet on Linux and macOS, staticcheck, generated files
+	@test -z "$$(gofmt -l cmd internal pkg schema readers)" || { echo "not gofmt-ed:"; gofmt -l cmd internal pkg schema readers; exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	cd schema && $(GO) run ./gen
+	git diff --exit-code schema/versions.json
+
+golden: ## rewrite golden/ (fails once, so that an update cannot pass unseen)
+	$(GO) test ./golden -update
+
+fuzz: ## fuzz what reads foreign bytes, 30 seconds each
+	$(GO) test ./schema -fuzz FuzzLoad -fuzztime 30s
+	$(GO) test ./pkg/secret -fuzz FuzzSplit -fuzztime 30s
+	$(GO) test ./pkg/emit -fuzz FuzzArgument -fuzztime 30s
+	$(GO) test ./pkg/emit -fuzz FuzzYAML -fuzztime 30s
+
+bench: ## measure load, build and write at 6, 500 and 5,000 nodes
+	$(GO) test ./internal/bench ./cmd/kthwc -run '^$$' -bench .
+
+readers: ## build the programs that judge what is rendered (Kubernetes' own code; slow the first time)
+	sh readers/build.sh
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
