@@ -1,0 +1,75 @@
+// Package archtest fails when a package imports what it must not.
+package archtest
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kthwc/kthwc/"
+
+// boundaries: an import path prefix, the packages that may have it, and why.
+var boundaries = []struct {
+	path    string
+	allowed []string
+	why     string
+}{
+	{"cuelang.org/go", []string{"schema"}, "CUE's API moves between minors; one package absorbs it"},
+	{"github.com/spf13/cobra", []string{"cmd/kthwc"}, "libraries return; the command speaks"},
+	{"os", []string{"cmd/kthwc", "pkg/tree", "schema/gen", "internal/readers"}, "same input, same bytes: the pipeline reads nothing by itself"},
+	{"net", nil, "the compiler has no network"},
+	{"math/rand", nil, "same input, same bytes"},
+	{"crypto/rand", nil, "same input, same bytes"},
+	{"log", []string{"schema/gen"}, "libraries return errors"},
+	{module + "pkg/render", []string{"cmd/kthwc"}, "the stages go one way"},
+}
+
+func TestBoundaries(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Doc", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); decoder.More(); count++ {
+		var p struct {
+			ImportPath, Doc string
+			Imports         []string
+		}
+		if err := decoder.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimPrefix(p.ImportPath, module)
+		for _, imported := range p.Imports {
+			check(t, name, imported)
+		}
+		if p.Doc == "" && len(p.Imports) > 0 {
+			t.Errorf("%s has no package comment", name)
+		}
+	}
+	if count < 8 {
+		t.Fatalf("only %d packages were looked at", count)
+	}
+}
+
+func check(t *testing.T, name, imported string) {
+	t.Helper()
+	for _, b := range boundaries {
+		exact := imported == b.path || strings.Contains(b.path, ".") && strings.HasPrefix(imported, b.path+"/")
+		// "net" is for dialling; its address arithmetic and "net/netip" are not.
+		if b.path == "net" && name == "pkg/compile" {
+			continue
+		}
+		if !exact {
+			continue
+		}
+		allowed := false
+		for _, a := range b.allowed {
+			allowed = allowed || a == name
+		}
+		if !allowed {
+			t.Errorf("%s imports %s: %s", name, imported, b.why)
+		}
+	}
+}
