@@ -124,14 +124,20 @@ func (l *loader) syntax(err error) {
 	l.fault("E0007", "", at, "this is not YAML: "+text, "check the indentation and the quotes on this line and the one before; YAML indents with spaces")
 }
 
-var (
-	definition = lazily(func() cue.Value { return cuecontext.New().CompileBytes(source, cue.Filename("cluster.cue")) })
-)
+// definition is cluster.cue, compiled, with the context that it was compiled in.
+var definition = lazily(func() (d struct {
+	context *cue.Context
+	root    cue.Value
+}) {
+	d.context = cuecontext.New()
+	d.root = d.context.CompileBytes(source, cue.Filename("cluster.cue")).LookupPath(cue.ParsePath("#Cluster"))
+	return d
+})
 
 // judge lets CUE judge the values, fill in the defaults, and decode.
 func (l *loader) judge(fields map[string]any) {
-	root := definition().LookupPath(cue.ParsePath("#Cluster"))
-	unified := root.Unify(root.Context().Encode(fields))
+	d := definition()
+	unified := d.root.Unify(d.context.Encode(fields))
 	seen := map[string]bool{}
 	for _, e := range cueerrors.Errors(unified.Validate(cue.Final(), cue.Concrete(true))) {
 		steps := e.Path()

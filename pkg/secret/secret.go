@@ -87,6 +87,9 @@ func (r Ref) String() string {
 	return open + r.name + "|" + string(r.encoding) + close
 }
 
+// MarshalText is the placeholder, so that JSON has it too.
+func (r Ref) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
 // Parse reads one placeholder. The error says what is wrong with the text.
 func Parse(text string) (Ref, error) {
 	inner, ok := strings.CutPrefix(text, open)
