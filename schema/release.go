@@ -54,7 +54,7 @@ type Versions struct {
 // Verdict is the table's answer about one flag or field.
 type Verdict struct {
 	Keep bool
-	Row  origin.Origin // the row that decided; zero when no row mentions it
+	Row  origin.Origin // the row that decided; zero when no row mentions it, or the row has no bound
 }
 
 //go:embed versions.cue
@@ -152,7 +152,7 @@ func (r *Release) Field(kind, field string) Verdict { return r.verdict(kind + " 
 
 func (r *Release) verdict(name string) Verdict {
 	row, ok := r.rows[name]
-	if !ok {
+	if !ok || row.Since == oldest && row.Until == open {
 		return Verdict{Keep: true}
 	}
 	return Verdict{Keep: row.Since <= r.minor && r.minor < row.Until, Row: origin.Row(row.ID)}
@@ -197,6 +197,15 @@ var flagMinors = lazily(func() map[string]map[string][]string {
 	}
 	return out
 })
+
+// Varies says whether a table's answer depends on the minor.
+func Varies(name string) bool { return len(AllVersions().Tables[name]) > 1 }
+
+// The bounds of a row that has none (versions.cue).
+const (
+	oldest = 20
+	open   = 99
+)
 
 // Known says whether the component's own option set has the flag at this
 // minor. Where no set is recorded every flag is known.

@@ -5,7 +5,8 @@
 // leaf, and a line that names the leaf must move under one of the changes. It
 // promises to look at the whole output (files, their presence, and what the
 // manifest says of a node beside files), and refuses to know how any of it is
-// rendered. It is a test helper.
+// rendered. It is a test helper. Leaves that its table does not name yet (names,
+// roles, the provider's and the operators' fields) are not judged.
 package perturb
 
 import (

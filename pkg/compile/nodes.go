@@ -211,3 +211,13 @@ func following(p netip.Prefix) netip.Prefix {
 	}
 	return netip.PrefixFrom(a, p.Bits())
 }
+
+// Setting is an answer of the version table at the node's release. It comes
+// from the table, and from the field that says the release where that matters.
+func (n *Node) Setting(name string) Text {
+	answer := n.Release.Setting(name)
+	if schema.Varies(name) {
+		answer.From = origin.Join(answer.From, n.Version.From)
+	}
+	return answer
+}

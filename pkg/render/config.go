@@ -61,8 +61,8 @@ func (b *builder) kubelet() {
 	m.Fixed("tlsCertFile", b.c.Path("cert/kubelet-serving", b.n), nodePath(b))
 	m.Fixed("tlsPrivateKeyFile", b.c.Path("key/kubelet-serving", b.n), nodePath(b))
 	f("containerRuntimeEndpoint", "unix:///var/run/containerd/containerd.sock")
-	if b.c.Release.Setting("containerd-config-version").V != "1" {
-		f("cgroupDriver", "systemd")
+	if runtime := b.n.Setting("containerd-config-version"); runtime.V != "1" {
+		m.Fixed("cgroupDriver", "systemd", origin.Join(fixed("kubelet-cgroupDriver"), runtime.From))
 	}
 	if b.hardened() {
 		b.kubeletHardening(m, f)
@@ -145,8 +145,7 @@ func (b *builder) kubeProxy() {
 
 // cni is the bridge of the node's pods and the loopback of every pod.
 func (b *builder) cni() {
-	setting := b.n.Release.Setting("cni-version")
-	version := origin.Of(setting.V, origin.Join(setting.From, b.n.Version.From))
+	version := b.n.Setting("cni-version")
 	from := fixed("cni-bridge")
 	bridge := emit.NewMap(from).Fixed("type", "bridge", from).Fixed("bridge", "cnio0", from).
 		Fixed("isGateway", true, fixed("cni-isGateway")).Fixed("ipMasq", true, fixed("cni-ipMasq"))
@@ -175,8 +174,8 @@ func (b *builder) cni() {
 
 // containerd is config.toml in the version that this containerd reads.
 func (b *builder) containerd() {
-	setting := b.n.Release.Setting("containerd-config-version")
-	from := origin.Join(setting.From, b.n.Version.From)
+	setting := b.n.Setting("containerd-config-version")
+	from := setting.From
 	m := emit.NewMap(from)
 	plugins := m.Map("plugins", from)
 	if setting.V == "1" {
@@ -185,15 +184,16 @@ func (b *builder) containerd() {
 			Fixed("runtime_engine", "/usr/local/bin/runc", from).Fixed("runtime_root", "", from)
 	} else {
 		m.Fixed("version", 3, from)
+		why := func(id string) origin.Origin { return origin.Join(fixed(id), from) }
 		images := plugins.Map("io.containerd.cri.v1.images", from).Fixed("snapshotter", "overlayfs", fixed("containerd-snapshotter"))
 		if len(b.c.Containerd.Mirrors) > 0 {
 			images.Map("registry", fixed("containerd-mirrors")).Fixed("config_path", b.c.Path("dir/registry-hosts", b.n), fixed("containerd-mirrors"))
 		}
-		pause := b.n.Release.Companion("pause")
-		images.Map("pinned_images", from).Fixed("sandbox", "registry.k8s.io/pause:"+pause.V, origin.Join(pause.From, b.n.Version.From))
-		run := plugins.Map("io.containerd.cri.v1.runtime", from).Map("containerd", from).Fixed("default_runtime_name", "runc", fixed("containerd-runc"))
-		runc := run.Map("runtimes", from).Map("runc", from).Fixed("runtime_type", "io.containerd.runc.v2", fixed("containerd-runc"))
-		runc.Map("options", from).Fixed("BinaryName", b.c.Path("bin/runc", b.n), fixed("containerd-runc")).Fixed("SystemdCgroup", true, fixed("containerd-cgroup"))
+		pause := b.n.Setting("pause")
+		images.Map("pinned_images", from).Fixed("sandbox", "registry.k8s.io/pause:"+pause.V, pause.From)
+		run := plugins.Map("io.containerd.cri.v1.runtime", from).Map("containerd", from).Fixed("default_runtime_name", "runc", why("containerd-runc"))
+		runc := run.Map("runtimes", from).Map("runc", from).Fixed("runtime_type", "io.containerd.runc.v2", why("containerd-runc"))
+		runc.Map("options", from).Fixed("BinaryName", b.c.Path("bin/runc", b.n), why("containerd-runc")).Fixed("SystemdCgroup", true, why("containerd-cgroup"))
 	}
 	b.patch("containerd", m)
 	body, err := emit.TOML(m)

@@ -129,9 +129,8 @@ func (b *builder) directory(path string, mode uint32, owner string) {
 // yaml is a configuration document of a kind whose apiVersion the version
 // table knows.
 func (b *builder) document(kind string) *emit.Map {
-	api := b.n.Release.API(kind)
 	m := emit.NewMap(fixed("config-kind"))
-	m.Fixed("apiVersion", api.V, origin.Join(api.From, b.n.Version.From))
+	m.Str("apiVersion", b.n.Setting("api/"+kind))
 	return m.Fixed("kind", kind, fixed("config-kind"))
 }
 
@@ -151,8 +150,7 @@ func (b *builder) binary(names ...string) {
 	for _, name := range names {
 		version := b.n.Version
 		if companion, ok := companions[name]; ok {
-			answer := b.n.Release.Companion(companion)
-			version = origin.Of(answer.V, origin.Join(answer.From, b.n.Version.From))
+			version = b.n.Setting(companion)
 		}
 		path := b.c.Path("bin/"+name, b.n)
 		if name == "cni-plugins" {
