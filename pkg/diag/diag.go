@@ -59,7 +59,7 @@ type Related struct {
 
 // Diagnostic is one fault in the user's input.
 type Diagnostic struct {
-	Code     string    // "E0107": stable, see Codes
+	Code     string    // "E0103": stable, see Codes
 	Severity Severity  //
 	Path     string    // "spec.nodes[worker-1].address"; may be empty
 	Pos      Pos       //
