@@ -17,10 +17,8 @@ func (r *renderer) clusterFile(path string, body *tree.Body, from origin.Origin)
 
 // client is the operator's own kubeconfig.
 func (r *renderer) client() {
-	for _, k := range r.c.Kubeconfig {
-		if k.Node == "" {
-			r.put(&tree.File{Path: k.Path, Kind: tree.Regular, Mode: 0o600, Owner: "root", Group: "root", Body: kubeconfig(k), From: k.From})
-		}
+	for _, k := range r.kubeconfigs[""] {
+		r.put(&tree.File{Path: k.Path, Kind: tree.Regular, Mode: 0o600, Owner: "root", Group: "root", Body: kubeconfig(k), From: k.From})
 	}
 }
 

@@ -56,14 +56,23 @@ func (b *builder) kernel() {
 	b.file("sysctl", sysctl.body(), "systemd-sysctl.service")
 }
 
+// known are the nodes that this one finds by name.
+func (b *builder) known() []*compile.Node {
+	if b.n.Controller {
+		return b.c.Nodes
+	}
+	var out []*compile.Node
+	for _, m := range b.c.Etcd.Members {
+		out = append(out, m.Node)
+	}
+	return append(out, b.n)
+}
+
 // hosts is a marked block in /etc/hosts. A worker needs itself and the
 // controllers; a controller reaches every node.
 func (b *builder) hosts() {
 	c := &lines{}
-	for _, n := range b.c.Nodes {
-		if n != b.n && !n.Controller && !b.n.Controller {
-			continue
-		}
+	for _, n := range b.known() {
 		for _, a := range n.Addresses {
 			from := origin.Join(a.From, n.Name.From, n.From)
 			if n != b.n {
@@ -144,45 +153,57 @@ func (b *builder) healthz() {
 	b.unit("nginx.service", "healthz")
 }
 
-// material is every certificate, key, bundle and kubeconfig of the node, as
-// names. Files of several purposes at one path are one file.
-func (b *builder) material() {
-	b.bundles()
-	for _, cert := range b.c.Certs {
-		b.each(cert.CertFiles, secret.Cert(cert.Name), 0o644, cert.From)
-		b.each(cert.KeyFiles, secret.Key(cert.Name), 0o600, cert.From)
-	}
-	for _, p := range b.c.KeyPairs {
-		b.each(p.PublicFiles, secret.PublicKey(p.Name), 0o644, p.From)
-		b.each(p.KeyFiles, secret.Key(p.Name), 0o600, p.From)
-	}
-	for _, k := range b.c.Kubeconfig {
-		if k.Node == b.n.Name.V {
-			program, _, _ := strings.Cut(k.Name, "@")
-			b.file("kubeconfig/"+program, kubeconfig(k), program+".service")
+// placed is one piece of material at one path of a node.
+type placed struct {
+	path string
+	ref  secret.Ref
+	mode uint32
+	from origin.Origin
+}
+
+// index sorts the model's material and kubeconfigs by node, once.
+func (r *renderer) index() {
+	r.material, r.kubeconfigs = map[string][]placed{}, map[string][]*compile.Kubeconfig{}
+	put := func(files []compile.Destination, ref secret.Ref, mode uint32, from origin.Origin) {
+		for _, d := range files {
+			r.material[d.Node] = append(r.material[d.Node], placed{d.Path, ref, mode, from})
 		}
 	}
-}
-
-func (b *builder) bundles() {
-	for _, ca := range b.c.CAs {
-		b.each(ca.Bundles, secret.Bundle(ca.Name), 0o644, ca.From)
-		b.each(ca.Keys, secret.CAKey(ca.Name), 0o600, ca.From)
+	for _, ca := range r.c.CAs {
+		put(ca.Bundles, secret.Bundle(ca.Name), 0o644, ca.From)
+		put(ca.Keys, secret.CAKey(ca.Name), 0o600, ca.From)
+	}
+	for _, cert := range r.c.Certs {
+		put(cert.CertFiles, secret.Cert(cert.Name), 0o644, cert.From)
+		put(cert.KeyFiles, secret.Key(cert.Name), 0o600, cert.From)
+	}
+	for _, p := range r.c.KeyPairs {
+		put(p.PublicFiles, secret.PublicKey(p.Name), 0o644, p.From)
+		put(p.KeyFiles, secret.Key(p.Name), 0o600, p.From)
+	}
+	for _, k := range r.c.Kubeconfig {
+		r.kubeconfigs[k.Node] = append(r.kubeconfigs[k.Node], k)
 	}
 }
 
-func (b *builder) each(files []compile.Destination, ref secret.Ref, mode uint32, from origin.Origin) {
-	for _, d := range files {
-		if d.Node != b.n.Name.V || b.out.File(d.Path) != nil {
+// secrets is every certificate, key, bundle and kubeconfig of the node, as
+// names. Files of several purposes at one path are one file.
+func (b *builder) secrets() {
+	for _, m := range b.material[b.n.Name.V] {
+		if b.out.File(m.path) != nil {
 			continue
 		}
 		owner := "root"
-		if strings.HasPrefix(d.Path, "/etc/etcd/") && b.hardened() {
+		if strings.HasPrefix(m.path, "/etc/etcd/") && b.hardened() {
 			owner = "etcd"
 		}
 		body := &tree.Body{}
-		body.AddParts(from, tree.Part{Ref: ref})
-		b.add(&tree.File{Path: d.Path, Kind: tree.Regular, Mode: mode, Owner: owner, Group: owner, Body: body, From: origin.Join(b.n.Roles, from)})
+		body.AddParts(m.from, tree.Part{Ref: m.ref})
+		b.add(&tree.File{Path: m.path, Kind: tree.Regular, Mode: m.mode, Owner: owner, Group: owner, Body: body, From: origin.Join(b.n.Roles, m.from)})
+	}
+	for _, k := range b.kubeconfigs[b.n.Name.V] {
+		program, _, _ := strings.Cut(k.Name, "@")
+		b.file("kubeconfig/"+program, kubeconfig(k), program+".service")
 	}
 }
 

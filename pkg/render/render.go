@@ -27,6 +27,7 @@ type Input struct {
 func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
 	r := &renderer{c: c, t: &tree.Tree{Cluster: c.Name.V}}
 	r.input(in.Source)
+	r.index()
 	for _, n := range c.Nodes {
 		r.node(n)
 	}
@@ -44,9 +45,11 @@ func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
 
 // renderer is the state of one Render.
 type renderer struct {
-	c      *compile.Cluster
-	t      *tree.Tree
-	faults diag.List
+	c           *compile.Cluster
+	t           *tree.Tree
+	faults      diag.List
+	material    map[string][]placed // by node
+	kubeconfigs map[string][]*compile.Kubeconfig
 }
 
 func (r *renderer) hardened() bool { return r.c.Profile.V == schema.Hardened }
@@ -91,7 +94,7 @@ func (r *renderer) node(n *compile.Node) {
 	if n.Worker {
 		b.worker()
 	}
-	b.material()
+	b.secrets()
 	b.extras()
 	r.t.Nodes = append(r.t.Nodes, b.out)
 }
