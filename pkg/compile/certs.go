@@ -103,6 +103,11 @@ func (r *resolver) pki() {
 	if r.hardened() {
 		r.keyPair()
 	}
+	for _, cert := range r.c.Certs {
+		if cert.Role == "apiserver-kubelet-client" || cert.Role == sharedRoles["apiserver-kubelet-client"] {
+			r.c.KubeletClient = cert.CommonName
+		}
+	}
 }
 
 func (r *resolver) ca(row caRow) {

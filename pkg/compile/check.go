@@ -167,6 +167,8 @@ func (r *resolver) check() {
 	r.checkAccess()
 	r.checkFlags()
 	r.checkSelectors()
+	r.checkProxyMode()
+	r.prove()
 	if !r.hardened() {
 		r.fault("W0105", "spec.profile", "one certificate serves the API server, etcd and the kubelet client, as in the tutorial", "profile: hardened has a key for each host and role")
 		r.fault("W0107", "spec.profile", "audit flags without a policy record nothing, as in the tutorial", "profile: hardened has a policy")
@@ -200,7 +202,37 @@ func (r *resolver) checkFlags() {
 					help = "the flag exists in " + strings.Join(minors, ", ")
 				}
 				r.fault("E0113", path, fmt.Sprintf("%s %s has no flag --%s", component, r.c.Release.Minor(), a.Flag), help)
+				continue
 			}
+			r.checkReplaced(component, path, a)
+		}
+	}
+}
+
+// checkReplaced says so when a flag of the user's stands instead of a rendered one.
+func (r *resolver) checkReplaced(component, path string, a ExtraArg) {
+	for _, row := range flagRows[component] {
+		v := row.hardened
+		if !r.hardened() {
+			v = row.tutorial
+		}
+		if row.flag != a.Flag || v == nil {
+			continue
+		}
+		d := r.fault("W0103", path, fmt.Sprintf("--%s of %s replaces a flag that kthwc renders", a.Flag, component), "remove it unless you mean it: no other file follows the new value")
+		d.Notes = append(d.Notes, "why it is rendered: "+lowerFirst(row.why))
+	}
+}
+
+func lowerFirst(s string) string { return strings.ToLower(s[:1]) + s[1:] }
+
+// checkProxyMode proves that every worker's kube-proxy knows the mode.
+func (r *resolver) checkProxyMode() {
+	mode := r.c.KubeProxy.Mode.V
+	for _, n := range r.c.Nodes {
+		if n.Worker && !n.Release.Field("KubeProxyConfiguration", "mode="+mode).Keep {
+			r.fault("E0116", "spec.kubeProxy.mode", fmt.Sprintf("kube-proxy %s on %s has no mode %s", n.Release.Minor(), n.Name.V, mode), "use iptables, or a release that has the mode")
+			return
 		}
 	}
 }

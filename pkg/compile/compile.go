@@ -32,7 +32,7 @@ func Compile(doc *schema.Document, facts Facts) (*Cluster, diag.List) {
 	r := &resolver{doc: doc, spec: &doc.Cluster.Spec, facts: facts, c: &Cluster{}}
 	for _, step := range []func(){
 		r.general, r.network, r.nodes, r.podRanges, r.api, r.etcd, r.services, r.custom,
-		r.pki, r.kubeconfigs, r.check,
+		r.pki, r.kubeconfigs, r.connections, r.check,
 	} {
 		step()
 		if r.faults.HasErrors() {
@@ -179,7 +179,7 @@ func nth(p netip.Prefix, n int) netip.Addr {
 
 func (r *resolver) services() {
 	c, s := r.c, r.spec
-	c.KubeProxy.Mode = r.text("spec.kubeProxy.mode", s.KubeProxy.Mode)
+	c.KubeProxy.Mode = r.proxyMode()
 	c.DNS = DNS{Replicas: origin.Of(s.DNS.Replicas, r.doc.Origin("spec.dns.replicas")), Upstream: r.texts("spec.dns.upstream", s.DNS.Upstream)}
 	c.PKI = PKI{
 		KeyType:      r.text("spec.pki.keyType", s.PKI.KeyType),
@@ -200,6 +200,27 @@ func (r *resolver) services() {
 		c.Containerd.HTTPSProxy = r.text("spec.containerd.proxy.https", p.HTTPS)
 		c.Containerd.NoProxy = r.noProxy(p.NoProxy)
 	}
+}
+
+// proxyMode is the mode that the file says. The profile's default gives way
+// where a worker's release is too old for it.
+func (r *resolver) proxyMode() Text {
+	mode := r.text("spec.kubeProxy.mode", r.spec.KubeProxy.Mode)
+	if r.doc.Written("spec.kubeProxy.mode") {
+		return mode
+	}
+	chosen := mode.V
+	for _, n := range r.c.Nodes {
+		verdict := n.Release.Field("KubeProxyConfiguration", "mode="+mode.V)
+		if !n.Worker || verdict.Row.IsZero() {
+			continue
+		}
+		mode.From = origin.Join(mode.From, verdict.Row, n.Version.From)
+		if !verdict.Keep {
+			chosen = "iptables"
+		}
+	}
+	return origin.Of(chosen, mode.From)
 }
 
 // noProxy is what the runtime reaches directly: the user's list and the

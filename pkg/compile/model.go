@@ -66,12 +66,15 @@ type Cluster struct {
 	Certs      []*Cert
 	KeyPairs   []KeyPair
 	Kubeconfig []*Kubeconfig
-	Listeners  []Listener
-	Dials      []Dial
-	ExtraArgs  map[string][]ExtraArg // component -> sorted by flag
-	Patches    []Patch
-	Files      []ExtraFile
-	Units      []ExtraUnit
+
+	KubeletClient Text // the user that API servers are to kubelets
+
+	Listeners []Listener
+	Dials     []Dial
+	ExtraArgs map[string][]ExtraArg // component -> sorted by flag
+	Patches   []Patch
+	Files     []ExtraFile
+	Units     []ExtraUnit
 }
 
 // Network is the address plan. Slices hold one entry, or IPv4 and IPv6.
@@ -270,29 +273,44 @@ type Kubeconfig struct {
 	From    origin.Origin
 }
 
-// Listener is a port that a component opens.
+// Listener is a port, or a range of ports, that a component opens.
 type Listener struct {
-	Node      string
-	Component string // unit without suffix
+	Node      string // "" for what stands before the API servers
+	Component string // unit without suffix, or "balancer"
 	Host      Text   // bind address
-	Port      int
-	Cert      string // serving certificate; "" = plain
+	Port      Int
+	LastPort  int    // of a range; 0 = Port alone
+	Protocol  string // "tcp" or "udp"
+	Cert      string // serving certificate; "" = plain, SelfSigned = made by the component at start
 	ClientCA  string // bundle that clients are verified with; "" = none
-	From      origin.Origin
 }
+
+// SelfSigned stands for a certificate that a component makes for itself.
+const SelfSigned = "self-signed"
+
+// Parties of a Dial that are no component of a node.
+const (
+	Operator       = "operator"
+	Balancer       = "balancer"
+	Pods           = "pods"
+	NodePortClient = "nodeport-client"
+)
 
 // Dial is a connection that a component opens, or a person does.
 type Dial struct {
-	Node      string // "" for the operator
+	Node      string // that it is opened on; "" for parties outside
 	Component string
-	Host      Text // as it stands in the URL
-	Port      int
-	Name      Text   // the name that the certificate is checked against
-	ServerCA  string // bundle that the server is verified with; "" = plain
-	Cert      string // client certificate presented; "" = none
+	Host      Text // as it stands in the URL; V empty: whatever the other node's address is
+	Port      Int
+	LastPort  int // of a range; 0 = Port alone
+	Protocol  string
+	Via       string // component that passes the bytes on; "" = none
 	To        string // component that answers
+	ToNode    string // "" = any node that has the component
+	Name      Text   // the name that the certificate must have; V empty: not verified
+	ServerCA  string // bundle that the server is verified with; "" = plain, or not verified
+	Cert      string // client certificate presented; "" = none
 	Why       string // text ID
-	From      origin.Origin
 }
 
 // ExtraArg is one flag of spec.extraArgs.
