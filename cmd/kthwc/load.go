@@ -39,6 +39,11 @@ func (s *session) build() (*built, error) {
 	if b.cluster != nil {
 		var faults diag.List
 		b.tree, faults = render.Render(b.cluster, render.Input{Source: source})
+		for i := range faults {
+			if faults[i].Path != "" && !faults[i].Pos.IsValid() {
+				faults[i].Pos = b.doc.Pos(faults[i].Path)
+			}
+		}
 		b.faults = append(b.faults, faults...)
 	}
 	return b, s.diagnose(b.faults, source)

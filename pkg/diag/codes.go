@@ -97,8 +97,17 @@ var Codes = []Code{
 
 	{"E0201", "produced-twice", Error, "two things write one path", "A path on a node has one producer."},
 	{"E0202", "unit-text", Error, "text that no unit file can carry", "systemd has no way to write control characters in a command line."},
+	{"E0215", "runtime-config", Error, "a containerd configuration in another version's form",
+		"containerd 1 reads configuration versions 1 and 2, containerd 2 reads version 3 and converts older ones. Tables of another version are ignored in silence: the cgroup driver, the sandbox image and the mirrors would not be what the file says."},
+	{"E0216", "cgroup-driver", Error, "kubelet and runtime with different cgroup drivers",
+		"Both manage the cgroups of pods. With different drivers pods start, and are killed at random under memory pressure."},
+	{"E0217", "kernel", Error, "a kernel module or setting that is missing at boot",
+		"br_netfilter makes packets between pods of one node pass kube-proxy's rules, and ip_forward lets the node forward at all. Without them the cluster works until a pod talks to a Service whose pod is on the same node, or until the next reboot."},
+	{"E0218", "path-missing", Error, "a path that nothing makes", "A rendered file names a path that is neither rendered, nor installed, nor on every host. The program that reads it would not start."},
+	{"E0219", "file-unused", Error, "a file that nothing reads", "A rendered file that no flag, no configuration and no well-known place leads to is a mistake, or a secret where it is not needed."},
 	{"E0220", "hole", Error, "a hole in rendered text", "An empty value, a URL without a host, a carriage return or a tab in YAML: the marks of a failed template."},
 	{"E0221", "secret-mode", Error, "a secret that others can read", "Files with private keys, encryption keys or client credentials are readable by their owner only."},
+	{"E0225", "architecture", Error, "a program of another architecture", "The machine could not run it (Exec format error)."},
 	{"E0232", "patch", Error, "a patch that cannot be merged", "configPatches are merged over the rendered configuration as RFC 7386 says: mappings into mappings, everything else replaces."},
 
 	{"W0101", "open-access", Warning, "the API and SSH are open to everybody",
@@ -110,6 +119,8 @@ var Codes = []Code{
 	{"W0104", "single-member", Warning, "one etcd member", "The loss of this machine's disk is the loss of the cluster. Take snapshots, or use three controllers."},
 	{"W0105", "shared-credentials", Warning, "one certificate for many purposes (kept from the tutorial)",
 		"The tutorial profile uses one authority and one certificate for the API server, etcd and the kubelet client. Any leaf can therefore read etcd. The hardened profile has six roots and a key per host and role."},
+	{"W0106", "path-unknown", Warning, "a path of yours that kthwc does not make",
+		"A flag or patch of yours names a file that is not rendered. Add it to spec.files, or make sure that something else puts it there before the component starts."},
 	{"W0107", "no-audit-policy", Warning, "audit flags without a policy (kept from the tutorial)", "The tutorial sets audit-log flags but no policy, so nothing is recorded. The hardened profile has a policy."},
 	{"W0108", "old-release", Warning, "a release that gets no more fixes", "Kubernetes supports the newest three minors. This one is for learning, or for reading what an upgrade changes."},
 }

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,10 +43,23 @@ func (b *builder) host() {
 	}
 }
 
+// modulesOfMode are the kernel modules that a mode of kube-proxy needs.
+var modulesOfMode = map[string][]string{"ipvs": {"ip_vs", "ip_vs_rr", "nf_conntrack"}}
+
+// modulesFor lists the kernel modules that every worker loads at boot.
+func modulesFor(c *compile.Cluster) []string {
+	return append([]string{"br_netfilter", "overlay"}, modulesOfMode[c.KubeProxy.Mode.V]...)
+}
+
 func (b *builder) kernel() {
 	modules, sysctl := &lines{}, &lines{}
-	modules.add("br_netfilter", fixed("module-br_netfilter"))
-	modules.add("overlay", fixed("module-overlay"))
+	for _, m := range modulesFor(b.c) {
+		from := fixed("module-" + m)
+		if slices.Contains(modulesOfMode[b.c.KubeProxy.Mode.V], m) {
+			from = origin.Join(from, b.c.KubeProxy.Mode.From)
+		}
+		modules.add(m, from)
+	}
 	sysctl.add("net.bridge.bridge-nf-call-iptables = 1", fixed("sysctl-bridge"))
 	sysctl.add("net.bridge.bridge-nf-call-ip6tables = 1", fixed("sysctl-bridge"))
 	sysctl.add("net.ipv4.ip_forward = 1", fixed("sysctl-forward"))

@@ -49,6 +49,7 @@ var reasons = map[string]string{
 
 	"hosts":               "Nodes find one another by name without a name server.",
 	"module-br_netfilter": "Lets packets between pods of one node pass kube-proxy's rules.", "module-overlay": "Carries the images' layers.",
+	"module-ip_vs": "kube-proxy's ipvs mode balances in the kernel with it.", "module-ip_vs_rr": "The default way to spread connections in ipvs mode.", "module-nf_conntrack": "ipvs mode follows connections with it.",
 	"sysctl-bridge": "Without it a Service fails when its pod is on the client's own node.", "sysctl-forward": "Without it NodePorts time out on a node without pods.",
 	"pod-routes": "Pods of other nodes are reached through their nodes; the unit puts the routes back after every boot.",
 	"healthz":    "Balancers check plain HTTP; the API server speaks TLS only.", "healthz-port": "Where the balancer asks.",
