@@ -209,9 +209,10 @@ func (w *wiring) apiProxy(n *Node) {
 	}
 }
 
-// pods reach the API server by its Service, by address and by name, and the
-// cluster's DNS.
+// pods reach one another, the API server by its Service (by address and by
+// name), and the cluster's DNS.
 func (w *wiring) pods() {
+	w.dial(Dial{Component: Pods, Protocol: "any", To: Pods, Port: origin.Of(0, origin.Fixed("dial-pods")), Why: "dial-pods"})
 	var names []Text
 	for _, ip := range w.c.Network.ServiceIPs {
 		names = append(names, origin.Map(ip, netip.Addr.String))
@@ -235,16 +236,19 @@ func (w *wiring) podCA() string {
 func (w *wiring) kubeconfig(k *Kubeconfig) {
 	program, _, _ := cutAt(k.Name)
 	host, number := splitURL(k.Server.V)
-	d := Dial{Node: k.Node, Component: program, Host: origin.Of(host, k.Server.From), Port: origin.Of(number, k.Server.From), To: apiserver,
-		Name: origin.Of(host, k.Server.From), ServerCA: k.CA, Cert: k.Cert, Why: "dial-" + program}
-	switch {
-	case k.Server.V == w.c.API.Local.V:
+	d := Dial{Node: k.Node, Component: program, Host: origin.Of(host, k.Server.From), Port: port(number), To: apiserver, ServerCA: k.CA, Cert: k.Cert, Why: "dial-" + program}
+	switch a := &w.c.API; {
+	case k.Server.V == a.Local.V:
 		d.ToNode = k.Node
-	case k.Server.V != w.c.API.Public.V:
+	case k.Server.V != a.Public.V:
 		d.Via = apiProxy
-	case w.c.API.Endpoint.V != None:
-		d.Via = Balancer
+	default:
+		d.Host.From, d.Port.From = a.Address.From, a.Port.From
+		if a.Endpoint.V != None {
+			d.Via = Balancer
+		}
 	}
+	d.Name = d.Host
 	if k.Node == "" {
 		d.Component = Operator
 	}

@@ -48,6 +48,7 @@ var reasons = map[string]string{
 	"dial-kube-scheduler":          "The scheduler watches pods and binds them to nodes.",
 	"dial-kube-controller-manager": "Controllers watch and write almost everything.",
 	"dial-kubelet-api":             "kubectl logs, exec and port-forward go through the API server to the kubelet.",
+	"dial-pods":                    "Every pod reaches every other one without translation of addresses: what Kubernetes asks of a network.",
 	"dial-service":                 "Pods reach the API server by its Service; kube-proxy rewrites the address.",
 	"dial-dns":                     "Pods resolve names at the cluster DNS Service.",
 	"dial-nodeport":                "You allowed these ranges to reach NodePort Services.",

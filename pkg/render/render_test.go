@@ -1,8 +1,10 @@
 package render_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +16,7 @@ import (
 	"github.com/kthwc/kthwc/schema"
 )
 
-func build(t *testing.T, path string) *tree.Tree {
+func model(t *testing.T, path string) *compile.Cluster {
 	t.Helper()
 	source, err := os.ReadFile(path)
 	if err != nil {
@@ -28,7 +30,16 @@ func build(t *testing.T, path string) *tree.Tree {
 	if err := faults.Err(); err != nil {
 		t.Fatal(err)
 	}
-	out, faults := render.Render(c, render.Input{Source: source})
+	return c
+}
+
+func build(t *testing.T, path string) *tree.Tree {
+	t.Helper()
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, faults := render.Render(model(t, path), render.Input{Source: source})
 	if err := faults.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -134,4 +145,48 @@ func flatten(t *tree.Tree) []string {
 		out = append(out, text)
 	}
 	return out
+}
+
+// Every https URL of the tree is a connection or a listener of the model, so
+// that what proves these proves what the files say.
+func TestEveryURLIsInTheModel(t *testing.T) {
+	url := regexp.MustCompile(`https://(\$\{[^}]+\}:\d+|[^\s"',;/|]+)`)
+	for _, path := range inputs(t) {
+		c := model(t, path)
+		known := map[string]bool{c.API.Issuer.V: true}
+		for _, d := range c.Dials {
+			host := d.Host.V
+			if strings.Contains(host, ":") && !strings.HasPrefix(host, "$") {
+				host = "[" + host + "]"
+			}
+			known[fmt.Sprintf("https://%s:%d", host, d.Port.V)] = true
+		}
+		for _, m := range c.Etcd.Members {
+			known[m.PeerURL.V], known[m.ClientURL.V] = true, true
+		}
+		for _, m := range c.Containerd.Mirrors {
+			known["https://"+m.Registry.V] = true
+			for _, e := range m.Endpoints {
+				known[url.FindString(e.V)] = true
+			}
+		}
+		for _, proxy := range []compile.Text{c.Containerd.HTTPProxy, c.Containerd.HTTPSProxy} {
+			known[url.FindString(proxy.V)] = true
+		}
+		seen := 0
+		for where, f := range build(t, path).All() {
+			if f.Body == nil || strings.HasPrefix(where, "input/") {
+				continue
+			}
+			for _, u := range url.FindAllString(string(f.Body.Bytes()), -1) {
+				seen++
+				if !known[u] {
+					t.Errorf("%s: %s: %s is no connection of the model", path, where, u)
+				}
+			}
+		}
+		if seen == 0 {
+			t.Errorf("%s: no URL was seen", path)
+		}
+	}
 }

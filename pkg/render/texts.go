@@ -56,6 +56,7 @@ var reasons = map[string]string{
 	"healthz-target": "The API server beside it. /readyz also fails while the server is stopping.", "healthz-verify": "The answer must come from the real API server.",
 	"healthz-client": "The API server answers nobody without a certificate.",
 	"kubeconfig":     "Where the API server is, whom to trust, and who one is.", "certificates": "Everything that must be issued.",
+	"connections":  "Who dials whom, for whoever keeps the firewall.",
 	"kubelet-rbac": "The API server may call kubelets, for logs, exec and metrics.", "operators": "The operators' group may do everything, and can be unbound.",
 	"healthz-rbac": "The health check may see health, and nothing else.", "coredns": "Names of Services and pods.", "coredns-forward": "Names outside the cluster go to the node's own resolvers.",
 }
