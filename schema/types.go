@@ -178,6 +178,7 @@ type Machine struct {
 	ResolvConf        string            `json:"resolvConf,omitempty"`        // default /run/systemd/resolve/resolv.conf
 	MaxPods           int               `json:"maxPods,omitempty"`           // default 110
 	KubernetesVersion string            `json:"kubernetesVersion,omitempty"` // when it differs from spec.kubernetes.version
+	MachineType       string            `json:"machineType,omitempty"`       // when it differs from spec.provider.gcp.machineType
 }
 
 // Node is one machine.

@@ -168,6 +168,7 @@ func (r *resolver) check() {
 	r.checkFlags()
 	r.checkSelectors()
 	r.checkProxyMode()
+	r.checkCloud()
 	r.prove()
 	if !r.hardened() {
 		r.fault("W0105", "spec.profile", "one certificate serves the API server, etcd and the kubelet client, as in the tutorial", "profile: hardened has a key for each host and role")
@@ -225,6 +226,30 @@ func (r *resolver) checkReplaced(component, path string, a ExtraArg) {
 }
 
 func lowerFirst(s string) string { return strings.ToLower(s[:1]) + s[1:] }
+
+// armSeries are Google Cloud's machine series with Arm processors.
+var armSeries = []string{"t2a-", "c4a-", "n4a-", "a4x-"}
+
+// checkCloud proves that Google Cloud can make every machine.
+func (r *resolver) checkCloud() {
+	g := r.c.GCP
+	if g == nil {
+		return
+	}
+	if len(r.c.Network.Nodes) > 1 {
+		r.fault("E0128", "spec.network.nodeCIDR", "Google Cloud chooses IPv6 ranges itself, so a dual-stack address plan cannot be given to it", "use one IPv4 range, or provider static")
+	}
+	for _, n := range r.c.Nodes {
+		if first := n.Name.V[0]; first >= '0' && first <= '9' {
+			r.fault("E0128", nodePath(n)+".name", fmt.Sprintf("instances on Google Cloud begin with a letter, and %s does not (RFC 1035)", n.Name.V), "put a letter in front")
+		}
+		arm := slices.ContainsFunc(armSeries, func(s string) bool { return strings.HasPrefix(n.Machine.V, s) })
+		if arm != (n.Arch.V == "arm64") {
+			r.fault("E0128", nodePath(n)+".arch", fmt.Sprintf("%s is %s, and machines of type %s are not", n.Name.V, n.Arch.V, n.Machine.V), "give it a machineType of that architecture: e2, n2, c3 for amd64; t2a, c4a, n4a for arm64")
+			return
+		}
+	}
+}
 
 // checkProxyMode proves that every worker's kube-proxy knows the mode.
 func (r *resolver) checkProxyMode() {

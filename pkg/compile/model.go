@@ -143,6 +143,7 @@ type Node struct {
 	Version    Text            // Kubernetes, "1.37.2"
 	Release    *schema.Release // the version table at this node's minor
 	SSH        SSH
+	Machine    Text          // type on Google Cloud; V empty elsewhere
 	Class      int           // nodes of one class differ in nothing but name, addresses, pod ranges and SSH
 	From       origin.Origin // why the node is there
 }

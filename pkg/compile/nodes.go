@@ -126,6 +126,14 @@ func (r *resolver) machine(at string, s *schema.Machine) *Node {
 		}
 		n.Taints = append(n.Taints, Taint{t.Key, t.Value, t.Effect, from})
 	}
+	switch {
+	case s.MachineType != "" && r.c.GCP == nil:
+		r.fault("E0128", at+".machineType", "static machines have no machine type", "remove it, or use provider gcp")
+	case s.MachineType != "":
+		n.Machine = r.text(at+".machineType", s.MachineType)
+	case r.c.GCP != nil:
+		n.Machine = r.c.GCP.MachineType
+	}
 	if s.KubernetesVersion != "" {
 		n.Version, n.Release = r.version(at+".kubernetesVersion", s.KubernetesVersion)
 	}

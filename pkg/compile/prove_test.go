@@ -17,6 +17,9 @@ func model(t *testing.T, path string, edits ...string) (*Cluster, diag.List) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(edits) > 0 && edits[0] == "NETWORK" {
+		edits = dual
+	}
 	source := strings.NewReplacer(edits...).Replace(string(text))
 	if len(edits) > 0 && source == string(text) {
 		t.Fatalf("%s has no %q", path, edits[0])
@@ -26,6 +29,14 @@ func model(t *testing.T, path string, edits ...string) (*Cluster, diag.List) {
 		t.Fatal(faults)
 	}
 	return Compile(doc, Facts{})
+}
+
+// dual makes the example dual-stack.
+var dual = []string{
+	"nodeCIDR: 10.240.0.0/24", `nodeCIDR: [10.240.0.0/24, "fd00:1::/64"]`, "podCIDR: 10.200.0.0/16", `podCIDR: [10.200.0.0/16, "fd00:2::/48"]`,
+	"serviceCIDR: 10.32.0.0/24", `serviceCIDR: [10.32.0.0/24, "fd00:3::/112"]`,
+	"address: 10.240.0.10", `address: [10.240.0.10, "fd00:1::10"]`, "address: 10.240.0.11", `address: [10.240.0.11, "fd00:1::11"]`, "address: 10.240.0.12", `address: [10.240.0.12, "fd00:1::12"]`,
+	"address: 10.240.0.20", `address: [10.240.0.20, "fd00:1::20"]`, "address: 10.240.0.21", `address: [10.240.0.21, "fd00:1::21"]`, "address: 10.240.0.22", `address: [10.240.0.22, "fd00:1::22"]`,
 }
 
 var examples = []string{
@@ -98,6 +109,9 @@ func TestProofsBlameTheUsersField(t *testing.T) {
 		{"another signing key", "E0112", "spec.extraArgs.kube-apiserver.service-account-signing-key-file", nodes, "  extraArgs: {kube-apiserver: {service-account-signing-key-file: /etc/other.key}}\n  nodes:"},
 		{"a mode that 1.21 does not have", "E0116", "spec.kubeProxy.mode", `version: "1.37.2"`, "version: \"1.21.0\"\n  kubeProxy: {mode: nftables}"},
 		{"no audit policy", "E0127", "spec.extraArgs.kube-apiserver.audit-policy-file", nodes, "  extraArgs: {kube-apiserver: {audit-policy-file: \"\"}}\n  nodes:"},
+		{"a digit in front", "E0128", "spec.nodes[2nd].name", "name: worker-2", "name: 2nd"},
+		{"an Arm machine of an x86 type", "E0128", "spec.nodes[worker-2].arch", "name: worker-2", "name: worker-2\n      arch: arm64"},
+		{"an IPv6 range for the cloud", "E0128", "spec.network.nodeCIDR", "NETWORK", ""},
 		{"a replaced flag", "W0103", "spec.extraArgs.kubelet.v", nodes, "  extraArgs: {kubelet: {v: \"4\"}}\n  nodes:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

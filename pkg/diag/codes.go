@@ -94,6 +94,7 @@ var Codes = []Code{
 	{"E0123", "encryption-key", Error, "encryption keys", "Key names must differ; the first encrypts, all of them decrypt."},
 	{"E0124", "lifetime", Error, "certificates that outlive their authority", "A certificate is worthless once its authority has expired, so it must not live longer."},
 	{"E0127", "audit-policy", Error, "an audit log without a policy", "The audit flags write nothing unless --audit-policy-file says what to record (CIS 3.2.1)."},
+	{"E0128", "cloud-machine", Error, "a machine that Google Cloud cannot make", "Names of instances begin with a letter, each machine series has one architecture, and IPv6 ranges are Google's to choose."},
 
 	{"E0201", "produced-twice", Error, "two things write one path", "A path on a node has one producer."},
 	{"E0202", "unit-text", Error, "text that no unit file can carry", "systemd has no way to write control characters in a command line."},

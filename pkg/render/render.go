@@ -31,7 +31,7 @@ func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
 	for _, n := range c.Nodes {
 		r.node(n)
 	}
-	for _, step := range []func(){r.manifests, r.client, r.certificates, r.connections} {
+	for _, step := range []func(){r.manifests, r.client, r.certificates, r.connections, r.cloud} {
 		step()
 	}
 	if len(r.faults) == 0 {

@@ -1,6 +1,11 @@
 package render
 
-import "github.com/kthwc/kthwc/pkg/compile"
+import (
+	"cmp"
+
+	"github.com/kthwc/kthwc/pkg/compile"
+	"github.com/kthwc/kthwc/pkg/gcp"
+)
 
 // reasons says why each constant of the rendered files is there.
 var reasons = map[string]string{
@@ -63,8 +68,5 @@ var reasons = map[string]string{
 
 // Reason is the sentence behind the ID of a fixed origin; "" if there is none.
 func Reason(id string) string {
-	if why := reasons[id]; why != "" {
-		return why
-	}
-	return compile.Reason(id)
+	return cmp.Or(reasons[id], gcp.Reason(id), compile.Reason(id))
 }
