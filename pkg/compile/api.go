@@ -35,6 +35,9 @@ func (r *resolver) api() {
 		if r.hardened() && a.Endpoint.V != None {
 			a.WorkersVia.V = Internal
 		}
+		if r.hardened() {
+			a.WorkersVia.From = origin.Join(a.WorkersVia.From, a.Endpoint.From)
+		}
 	}
 	a.ExtraSANs = r.texts("spec.api.extraSANs", s.ExtraSANs)
 	a.Public = origin.Zip(a.Address, a.Port, func(h Address, port int) string { return url(h.String(), port) })

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/origin"
@@ -115,27 +116,47 @@ func (r *resolver) ca(row caRow) {
 	ca := CA{Name: row.name, CommonName: origin.Of(row.cn, origin.Fixed(row.why)), Lifetime: c.PKI.CALifetime, KeyType: c.PKI.KeyType, Why: row.why, From: origin.Fixed(row.why)}
 	for _, n := range c.Nodes {
 		if n.Controller {
-			ca.Bundles = c.destinations(ca.Bundles, n, row.onControllers...)
+			ca.Bundles = c.destinations(ca.Bundles, n, n.AsController, row.onControllers...)
 		}
 		if n.Worker {
-			ca.Bundles = c.destinations(ca.Bundles, n, row.onWorkers...)
+			ca.Bundles = c.destinations(ca.Bundles, n, n.AsWorker, row.onWorkers...)
 		}
 		if n.Controller && !r.hardened() {
-			ca.Keys = c.destinations(ca.Keys, n, "ca-key/signer")
+			ca.Keys = c.destinations(ca.Keys, n, n.AsController, "ca-key/signer")
+		}
+		for i := range ca.Bundles {
+			if d := &ca.Bundles[i]; d.Node == n.Name.V && c.shared(row, n, d.Path) {
+				d.From = n.From
+			}
 		}
 	}
 	c.CAs = append(c.CAs, ca)
 }
 
 // destinations adds where the logical files lie on the node, each path once.
-func (c *Cluster) destinations(to []Destination, n *Node, logical ...string) []Destination {
+func (c *Cluster) destinations(to []Destination, n *Node, role origin.Origin, logical ...string) []Destination {
 	for _, l := range logical {
-		d := Destination{n.Name.V, c.Path(l, n)}
-		if len(to) == 0 || to[len(to)-1] != d {
+		d := Destination{n.Name.V, c.Path(l, n), origin.Join(n.From, role)}
+		known := func(o Destination) bool { return o.Node == d.Node && o.Path == d.Path }
+		if len(to) < 4 && !slices.ContainsFunc(to, known) || len(to) >= 4 && !slices.ContainsFunc(to[len(to)-4:], known) {
 			to = append(to, d)
 		}
 	}
 	return to
+}
+
+// shared says whether controllers and workers both have the bundle at a path.
+func (c *Cluster) shared(row caRow, n *Node, path string) bool {
+	at := func(l string) bool { return c.Path(l, n) == path }
+	return slices.ContainsFunc(row.onControllers, at) && slices.ContainsFunc(row.onWorkers, at)
+}
+
+// roleOf is the entry of a node's roles that a certificate is for.
+func roleOf(row certRow, n *Node) origin.Origin {
+	if row.side == onController || row.side == sharedControl {
+		return n.AsController
+	}
+	return n.AsWorker
 }
 
 // certs makes a row's certificates: one for each node, or one for all.
@@ -168,12 +189,12 @@ func (r *resolver) certs(row certRow) {
 
 func (r *resolver) place(cert *Cert, row certRow, n *Node) {
 	if row.role == "service-accounts" {
-		cert.CertFiles = r.c.destinations(cert.CertFiles, n, "service-account-public")
-		cert.KeyFiles = r.c.destinations(cert.KeyFiles, n, "service-account-key")
+		cert.CertFiles = r.c.destinations(cert.CertFiles, n, n.AsController, "service-account-public")
+		cert.KeyFiles = r.c.destinations(cert.KeyFiles, n, n.AsController, "service-account-key")
 	}
 	for _, f := range row.files {
-		cert.CertFiles = r.c.destinations(cert.CertFiles, n, "cert/"+f)
-		cert.KeyFiles = r.c.destinations(cert.KeyFiles, n, "key/"+f)
+		cert.CertFiles = r.c.destinations(cert.CertFiles, n, roleOf(row, n), "cert/"+f)
+		cert.KeyFiles = r.c.destinations(cert.KeyFiles, n, roleOf(row, n), "key/"+f)
 	}
 	if row.kube != "" {
 		cert.Kubeconfigs = append(cert.Kubeconfigs, row.kube+"@"+n.Name.V)
@@ -192,7 +213,7 @@ func (r *resolver) cert(row certRow, n *Node) *Cert {
 	}
 	if n != nil {
 		cert.Name, cert.Node = row.role+"@"+n.Name.V, n.Name.V
-		cert.From = origin.Join(n.From, n.Roles)
+		cert.From = origin.Join(n.From, roleOf(row, n))
 		if row.cn == "system:node:NODE" {
 			cert.CommonName = origin.Map(n.Name, func(name string) string { return "system:node:" + name })
 		}
@@ -248,7 +269,11 @@ func (r *resolver) apiNames(n *Node) []SAN {
 	}
 	for _, node := range c.controllers() {
 		if n == nil || n == node {
-			out = append(out, nodeNames(node, "controller")...)
+			names := nodeNames(node, "controller")
+			for i := range names {
+				names[i].Value.From = origin.Join(names[i].Value.From, node.AsController)
+			}
+			out = append(out, names...)
 		}
 	}
 	out = append(out, loopback(n)...)
@@ -282,8 +307,8 @@ func distinct(names []SAN) []SAN {
 func (r *resolver) keyPair() {
 	pair := KeyPair{Name: "service-account", From: origin.Fixed("service-account")}
 	for _, n := range r.c.controllers() {
-		pair.PublicFiles = r.c.destinations(pair.PublicFiles, n, "service-account-public")
-		pair.KeyFiles = r.c.destinations(pair.KeyFiles, n, "service-account-key")
+		pair.PublicFiles = r.c.destinations(pair.PublicFiles, n, n.AsController, "service-account-public")
+		pair.KeyFiles = r.c.destinations(pair.KeyFiles, n, n.AsController, "service-account-key")
 	}
 	r.c.KeyPairs = append(r.c.KeyPairs, pair)
 }
@@ -307,11 +332,18 @@ func (r *resolver) kubeconfigs() {
 			k.Server, k.Path = r.serverFor(program), "client/admin.kubeconfig"
 			if n := nodes[on]; n != nil {
 				k.Path = c.Path("kubeconfig/"+program, n)
-				k.From = origin.Join(n.From, n.Roles)
+				k.From = origin.Join(n.From, roleOfProgram(program, n))
 			}
 			c.Kubeconfig = append(c.Kubeconfig, k)
 		}
 	}
+}
+
+func roleOfProgram(program string, n *Node) origin.Origin {
+	if program == "kubelet" || program == "kube-proxy" {
+		return n.AsWorker
+	}
+	return n.AsController
 }
 
 func cutAt(name string) (program, node string, found bool) {

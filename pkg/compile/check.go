@@ -129,6 +129,9 @@ func (r *resolver) checkSkew(n *Node) {
 func (r *resolver) checkPodRanges() {
 	var seen []Prefix
 	for _, n := range r.c.Nodes {
+		if !n.Worker && len(n.PodCIDRs) > 0 {
+			r.fault("E0104", nodePath(n)+".podCIDR", fmt.Sprintf("%s has a pod range and runs no pods", n.Name.V), "remove podCIDR, or give the node the role worker")
+		}
 		for f, p := range n.PodCIDRs {
 			if f < len(r.c.Network.Pods) && !inside(p.V, r.c.Network.Pods[f].V) {
 				r.fault("E0104", nodePath(n)+".podCIDR", fmt.Sprintf("%s is not in the pod range %s", p.V, r.c.Network.Pods[f].V), "choose a range inside spec.network.podCIDR")
@@ -235,6 +238,9 @@ func (r *resolver) checkCloud() {
 	g := r.c.GCP
 	if g == nil {
 		return
+	}
+	if !strings.HasPrefix(g.Zone.V, g.Region.V+"-") {
+		r.fault("E0128", "spec.provider.gcp.zone", fmt.Sprintf("the zone %s is not in the region %s", g.Zone.V, g.Region.V), "zones are called REGION-LETTER, such as "+g.Region.V+"-a")
 	}
 	if len(r.c.Network.Nodes) > 1 {
 		r.fault("E0128", "spec.network.nodeCIDR", "Google Cloud chooses IPv6 ranges itself, so a dual-stack address plan cannot be given to it", "use one IPv4 range, or provider static")

@@ -63,6 +63,7 @@ func TestInvariants(t *testing.T) {
 		{"DNS outside the Service range", "E0106", "clusterDNS: 10.32.0.10", "clusterDNS: 10.33.0.10"},
 		{"DNS on the API's address", "E0106", "clusterDNS: 10.32.0.10", "clusterDNS: 10.32.0.1"},
 		{"an even number of members", "E0111", "name: worker-0\n      roles: [worker]", "name: worker-0\n      roles: [worker, controller]"},
+		{"no worker", "E0126", "  nodes:", "  NOWORKER\n  nodes:"},
 		{"an unknown flag", "E0113", "  nodes:", "  extraArgs: {kubelet: {network-plugin: cni}}\n  nodes:"},
 		{"an unsupported release", "E0114", `version: "1.37.2"`, `version: "1.99"`},
 		{"a kubelet newer than the API", "E0115", `version: "1.37.2"`, `version: "1.32.3"` + "\n  SKEW"},
@@ -80,6 +81,10 @@ func TestInvariants(t *testing.T) {
 			source := strings.Replace(example(t), c.old, c.new, 1)
 			if source == example(t) {
 				t.Fatalf("the example has no %q", c.old)
+			}
+			if strings.Contains(source, "NOWORKER") {
+				source = strings.Replace(source, "  NOWORKER\n", "", 1)
+				source = source[:strings.Index(source, "    - name: worker-0")]
 			}
 			if strings.Contains(source, "SKEW") {
 				source = strings.Replace(source, "\n  SKEW", "", 1)

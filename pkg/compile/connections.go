@@ -64,13 +64,13 @@ func boundTo(component string) value {
 // connections lists every port that is opened and every connection that is
 // made. Certificates' names, the firewall and the live checks are judged by it.
 func (r *resolver) connections() {
-	w := &wiring{c: r.c, certs: map[string]*Cert{}, bundles: map[Destination]string{}, kubeconfigs: map[string][]*Kubeconfig{}}
+	w := &wiring{c: r.c, certs: map[string]*Cert{}, bundles: map[[2]string]string{}, kubeconfigs: map[string][]*Kubeconfig{}}
 	for _, cert := range r.c.Certs {
 		w.certs[cert.Name] = cert
 	}
 	for _, ca := range r.c.CAs {
 		for _, d := range ca.Bundles {
-			w.bundles[d] = ca.Name
+			w.bundles[[2]string{d.Node, d.Path}] = ca.Name
 		}
 	}
 	for _, k := range r.c.Kubeconfig {
@@ -86,7 +86,7 @@ func (r *resolver) connections() {
 type wiring struct {
 	c           *Cluster
 	certs       map[string]*Cert
-	bundles     map[Destination]string
+	bundles     map[[2]string]string
 	kubeconfigs map[string][]*Kubeconfig // by node
 }
 
@@ -108,7 +108,7 @@ func (w *wiring) cert(role string, n *Node) string {
 
 // bundle is the authority whose bundle lies at the logical file; "" if none.
 func (w *wiring) bundle(logical string, n *Node) string {
-	return w.bundles[Destination{n.Name.V, w.c.Path(logical, n)}]
+	return w.bundles[[2]string{n.Name.V, w.c.Path(logical, n)}]
 }
 
 func port(n int) Int { return origin.Of(n, origin.Fixed("port-"+strconv.Itoa(n))) }

@@ -49,8 +49,8 @@ func (r *resolver) etcd() {
 	}
 	// Which nodes are members depends on their roles.
 	for i, m := range e.Members {
-		initial[i].From = origin.Join(initial[i].From, m.Node.Roles)
-		servers[i].From = origin.Join(servers[i].From, m.Node.Roles)
+		initial[i].From = origin.Join(initial[i].From, m.Node.AsController)
+		servers[i].From = origin.Join(servers[i].From, m.Node.AsController)
 	}
 	e.ClusterID = ClusterID(ids...)
 	e.Initial, e.Servers = joined(",", initial...), joined(",", servers...)

@@ -174,6 +174,7 @@ var flagRows = map[string][]flagRow{
 		{"network-plugin", constant("cni"), nil, "Pods get their network from CNI plugins."},
 		{"register-node", constant("true"), nil, "The kubelet creates its Node object."},
 		{"node-ip", dualIPs, dualIPs, "The node's addresses, one of each family."},
+		{"register-with-taints", taintFlag, taintFlag, "Taints of the Node object when the kubelet creates it, where its configuration file has no field for them yet."},
 		{"node-labels", labels, labels, "Labels of the Node object when the kubelet creates it."},
 		{"v", constant("2"), constant("2"), "Log what an operator wants to know."},
 	},
@@ -194,14 +195,14 @@ func listenClients(c *Cluster, n *Node, fixed origin.Origin) Text {
 func controllerCount(c *Cluster, _ *Node) Text {
 	var from origin.Origin
 	for _, n := range c.controllers() {
-		from = origin.Join(from, n.Roles)
+		from = origin.Join(from, n.AsController)
 	}
 	return origin.Of(strconv.Itoa(len(c.controllers())), from)
 }
 
 func bindAll(c *Cluster, n *Node, fixed origin.Origin) Text {
 	if len(n.Addresses) > 1 {
-		return origin.Of("::", origin.Join(fixed, n.Addresses[1].From))
+		return origin.Of("::", fixed)
 	}
 	return origin.Of("0.0.0.0", fixed)
 }
@@ -221,8 +222,21 @@ func labels(_ *Cluster, n *Node, _ origin.Origin) Text {
 	return joined(",", parts...)
 }
 
+// taintFlag is empty once KubeletConfiguration has a field for taints.
+func taintFlag(_ *Cluster, n *Node, _ origin.Origin) Text {
+	verdict := n.Release.Field("KubeletConfiguration", "registerWithTaints")
+	if verdict.Keep {
+		return Text{}
+	}
+	var parts []Text
+	for _, t := range n.Taints {
+		parts = append(parts, origin.Of(t.Key.V+"="+t.Value.V+":"+t.Effect.V, origin.Join(t.Key.From, t.Value.From, t.Effect.From, verdict.Row, n.Version.From)))
+	}
+	return joined(",", parts...)
+}
+
 // optional flags are left out where their value is empty.
-var optional = map[string]bool{"node-ip": true, "node-labels": true}
+var optional = map[string]bool{"node-ip": true, "node-labels": true, "register-with-taints": true}
 
 // Component is the program with its arguments on the node: the profile's rows
 // that exist at the node's minor, and then the user's extraArgs.

@@ -127,25 +127,26 @@ type Member struct {
 
 // Node is one machine.
 type Node struct {
-	Name       Text
-	Pool       string // "" when listed one by one
-	Controller bool
-	Worker     bool
-	Roles      origin.Origin // of the two above
-	Addresses  []Addr        // one, or IPv4 and IPv6
-	External   origin.Value[Address]
-	PodCIDRs   []Prefix // workers only
-	Arch       Text
-	Labels     []Label // sorted by key
-	Taints     []Taint
-	ResolvConf Text
-	MaxPods    Int
-	Version    Text            // Kubernetes, "1.37.2"
-	Release    *schema.Release // the version table at this node's minor
-	SSH        SSH
-	Machine    Text          // type on Google Cloud; V empty elsewhere
-	Class      int           // nodes of one class differ in nothing but name, addresses, pod ranges and SSH
-	From       origin.Origin // why the node is there
+	Name                   Text
+	Pool                   string // "" when listed one by one
+	Controller             bool
+	Worker                 bool
+	AsController, AsWorker origin.Origin // the entries of roles that say so
+	Addresses              []Addr        // one, or IPv4 and IPv6
+	External               origin.Value[Address]
+	PodCIDRs               []Prefix // workers only
+	Arch                   Text
+	Labels                 []Label // sorted by key
+	Taints                 []Taint
+	ResolvConf             Text
+	MaxPods                Int
+	Version                Text            // Kubernetes, "1.37.2"
+	Release                *schema.Release // the version table at this node's minor
+	SSH                    SSH
+	Machine                Text          // type on Google Cloud; V empty elsewhere
+	Class                  int           // nodes of one class differ in nothing but name, addresses, pod ranges and SSH
+	Count                  origin.Origin // of its pool; zero when listed one by one
+	From                   origin.Origin // why the node is there
 }
 
 // Label is one node label.
@@ -156,8 +157,7 @@ type Label struct {
 
 // Taint is one node taint.
 type Taint struct {
-	Key, Value, Effect string
-	From               origin.Origin
+	Key, Value, Effect Text // Value.V may be empty
 }
 
 // SSH is how the operator reaches a node.
@@ -219,6 +219,7 @@ type CA struct {
 type Destination struct {
 	Node string
 	Path string
+	From origin.Origin // the node, and the role that needs it there
 }
 
 // The usages of a certificate, as RFC 5280 section 4.2.1.12 names them.

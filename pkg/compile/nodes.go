@@ -38,6 +38,9 @@ func (r *resolver) nodes() {
 	if !slices.ContainsFunc(r.c.Nodes, func(n *Node) bool { return n.Controller }) {
 		r.fault("E0120", "spec.nodes", "no node has the role controller", "give one, three or five nodes roles: [controller]")
 	}
+	if !slices.ContainsFunc(r.c.Nodes, func(n *Node) bool { return n.Worker }) {
+		r.fault("E0126", "spec.nodes", "no node has the role worker", "give at least one node roles: [worker], or [controller, worker]")
+	}
 	if !r.faults.HasErrors() {
 		r.checkNodes()
 	}
@@ -88,6 +91,7 @@ func (r *resolver) pool(s *schema.Pool) {
 	for i := range s.Count {
 		n := *shared
 		n.Name = origin.Of(s.Name+"-"+strconv.Itoa(i), name)
+		n.Count = count
 		n.From = origin.Join(name, count)
 		n.Addresses = make([]Addr, len(first))
 		for f, a := range first {
@@ -113,18 +117,18 @@ func (r *resolver) machine(at string, s *schema.Machine) *Node {
 		Release:    r.c.Release,
 	}
 	for _, role := range r.texts(at+".roles", s.Roles) {
-		n.Roles = origin.Join(n.Roles, role.From)
+		if role.V == schema.Controller {
+			n.AsController = role.From
+		} else {
+			n.AsWorker = role.From
+		}
 	}
 	for _, k := range sortedKeys(s.Labels) {
 		n.Labels = append(n.Labels, Label{k, r.text(pathTo(at+".labels", k), s.Labels[k])})
 	}
 	for i, t := range s.Taints {
 		taint := fmt.Sprintf("%s.taints[%d]", at, i)
-		from := origin.Join(r.doc.Origin(taint+".key"), r.doc.Origin(taint+".effect"))
-		if t.Value != "" {
-			from = origin.Join(from, r.doc.Origin(taint+".value"))
-		}
-		n.Taints = append(n.Taints, Taint{t.Key, t.Value, t.Effect, from})
+		n.Taints = append(n.Taints, Taint{r.text(taint+".key", t.Key), r.text(taint+".value", t.Value), r.text(taint+".effect", t.Effect)})
 	}
 	switch {
 	case s.MachineType != "" && r.c.GCP == nil:
@@ -146,7 +150,10 @@ func (r *resolver) ssh(n *Node, at string, s *schema.NodeSSH) SSH {
 		Port:    origin.Of(r.spec.SSH.Port, r.doc.Origin("spec.ssh.port")),
 		Bastion: r.text("spec.ssh.bastion", r.spec.SSH.Bastion),
 	}
-	if len(n.Addresses) > 0 {
+	switch external := n.External.V; {
+	case external.IP.IsValid(), external.Cloud != "" && out.Bastion.V == "":
+		out.Address = origin.Map(n.External, Address.String)
+	case len(n.Addresses) > 0:
 		out.Address = origin.Map(n.Addresses[0], netip.Addr.String)
 	}
 	if s == nil {
@@ -180,7 +187,8 @@ func (r *resolver) podRanges() {
 	for f, pods := range r.c.Network.Pods {
 		size := r.c.Network.PodMaskSizes[min(f, len(r.c.Network.PodMaskSizes)-1)]
 		next := netip.PrefixFrom(pods.V.Addr(), size.V)
-		from := origin.Join(pods.From, size.From)
+		// The next free range depends on who comes before: on the lists as wholes.
+		from := origin.Join(pods.From, size.From, r.lists())
 		for _, n := range r.c.Nodes {
 			if !n.Worker || len(n.PodCIDRs) > f {
 				continue
@@ -197,6 +205,17 @@ func (r *resolver) podRanges() {
 		}
 	}
 	r.checkPodRanges()
+}
+
+// lists are the lists of nodes that the file has.
+func (r *resolver) lists() origin.Origin {
+	var out origin.Origin
+	for _, l := range []string{"spec.nodes", "spec.pools"} {
+		if r.doc.Written(l) {
+			out = origin.Join(out, r.doc.Origin(l))
+		}
+	}
+	return out
 }
 
 // following is the range of the same size right after p.

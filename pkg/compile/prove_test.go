@@ -111,6 +111,8 @@ func TestProofsBlameTheUsersField(t *testing.T) {
 		{"no audit policy", "E0127", "spec.extraArgs.kube-apiserver.audit-policy-file", nodes, "  extraArgs: {kube-apiserver: {audit-policy-file: \"\"}}\n  nodes:"},
 		{"a digit in front", "E0128", "spec.nodes[2nd].name", "name: worker-2", "name: 2nd"},
 		{"an Arm machine of an x86 type", "E0128", "spec.nodes[worker-2].arch", "name: worker-2", "name: worker-2\n      arch: arm64"},
+		{"a zone elsewhere", "E0128", "spec.provider.gcp.zone", "zone: us-west1-c", "zone: us-east1-b"},
+		{"a pod range without pods", "E0104", "spec.nodes[controller-0].podCIDR", "address: 10.240.0.10", "address: 10.240.0.10\n      podCIDR: 10.200.9.0/24"},
 		{"an IPv6 range for the cloud", "E0128", "spec.network.nodeCIDR", "NETWORK", ""},
 		{"a replaced flag", "W0103", "spec.extraArgs.kubelet.v", nodes, "  extraArgs: {kubelet: {v: \"4\"}}\n  nodes:"},
 	} {

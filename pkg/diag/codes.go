@@ -93,6 +93,7 @@ var Codes = []Code{
 	{"E0122", "port-range", Error, "a port range that cannot be used", "The NodePort range must rise, stay below 65536 and not contain a port that the nodes themselves listen on."},
 	{"E0123", "encryption-key", Error, "encryption keys", "Key names must differ; the first encrypts, all of them decrypt."},
 	{"E0124", "lifetime", Error, "certificates that outlive their authority", "A certificate is worthless once its authority has expired, so it must not live longer."},
+	{"E0126", "no-worker", Error, "no worker", "Without a worker nothing can run: the cluster's own DNS would stay pending for ever."},
 	{"E0127", "audit-policy", Error, "an audit log without a policy", "The audit flags write nothing unless --audit-policy-file says what to record (CIS 3.2.1)."},
 	{"E0128", "cloud-machine", Error, "a machine that Google Cloud cannot make", "Names of instances begin with a letter, each machine series has one architecture, and IPv6 ranges are Google's to choose."},
 

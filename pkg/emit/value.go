@@ -12,19 +12,36 @@ package emit
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"unicode"
 
 	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/pkg/secret"
 )
 
-// Value is a *Map, a *List or a Scalar.
+// Value is a *Map, a *List, a *Block or a Scalar.
 type Value interface{ from() origin.Origin }
 
 // Scalar is a leaf: a string, int, int64, float64, bool, nil or secret.Ref.
 type Scalar struct {
 	V    any
 	From origin.Origin
+}
+
+// Block is a text of several lines, each with its own origin. Every line ends
+// with a line feed; the first one must not begin with a space.
+type Block struct {
+	Lines []origin.Value[string]
+	From  origin.Origin
+}
+
+// String is the whole text.
+func (b *Block) String() string {
+	var out strings.Builder
+	for _, l := range b.Lines {
+		out.WriteString(l.V + "\n")
+	}
+	return out.String()
 }
 
 // List is a sequence. From says why it is there.
@@ -45,6 +62,7 @@ type entry struct {
 }
 
 func (s Scalar) from() origin.Origin { return s.From }
+func (b *Block) from() origin.Origin { return b.From }
 func (l *List) from() origin.Origin  { return l.From }
 func (m *Map) from() origin.Origin   { return m.From }
 
@@ -196,6 +214,34 @@ func Pointer(pointer, key string) string {
 	return pointer + "." + key
 }
 
+// Inherit joins from into the origin of a value and of everything below it: an
+// entry's lines are there because the entry is.
+func Inherit(v Value, from origin.Origin) Value {
+	switch v := v.(type) {
+	case *Map:
+		out := &Map{From: origin.Join(v.From, from), entries: make([]entry, len(v.entries))}
+		for i, e := range v.entries {
+			out.entries[i] = entry{e.key, Inherit(e.value, from)}
+		}
+		return out
+	case *List:
+		out := &List{From: origin.Join(v.From, from), Items: make([]Value, len(v.Items))}
+		for i, item := range v.Items {
+			out.Items[i] = Inherit(item, from)
+		}
+		return out
+	case *Block:
+		out := &Block{From: origin.Join(v.From, from), Lines: slices.Clone(v.Lines)}
+		for i := range out.Lines {
+			out.Lines[i].From = origin.Join(out.Lines[i].From, from)
+		}
+		return out
+	case Scalar:
+		return Scalar{v.V, origin.Join(v.From, from)}
+	}
+	return v
+}
+
 // Merge merges a patch into m as RFC 7386 says: mappings into mappings, null
 // deletes, everything else replaces. Leaves get the origin that from gives.
 func Merge(m *Map, patch map[string]any, pointer string, from func(pointer string) origin.Origin) error {
@@ -237,6 +283,8 @@ func Plain(v Value) any {
 			out[i] = Plain(item)
 		}
 		return out
+	case *Block:
+		return v.String()
 	case Scalar:
 		if ref, ok := v.V.(secret.Ref); ok {
 			return ref.String()

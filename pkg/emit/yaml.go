@@ -62,6 +62,15 @@ func (w *yamlWriter) value(head, indent string, v Value, lead origin.Origin) {
 		}
 		w.body.Add(from, head)
 		w.items(indent, v)
+	case *Block:
+		w.body.Add(from, head+" |")
+		for _, l := range v.Lines {
+			text := l.V
+			if text != "" {
+				text = indent + "  " + text
+			}
+			w.body.Add(l.From, text)
+		}
 	case Scalar:
 		w.scalar(head+" ", indent+"  ", v, from)
 	}

@@ -9,6 +9,8 @@
 package gcp
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -150,7 +152,7 @@ func (p *planner) workers() []compile.Text {
 	var out []compile.Text
 	for _, n := range p.c.Nodes {
 		if n.Worker {
-			out = append(out, origin.Of(n.External.V.String()+"/32", origin.Join(n.External.From, n.Roles, n.From)))
+			out = append(out, origin.Of(n.External.V.String()+"/32", origin.Join(n.External.From, n.AsWorker, n.From)))
 		}
 	}
 	return out
@@ -232,16 +234,17 @@ func (p *planner) podRange(b *emit.Map, n *compile.Node) {
 		return
 	}
 	item := emit.NewMap(fixed("pod-cidr")).Fixed("key", "pod-cidr", fixed("pod-cidr")).Str("value", origin.Map(n.PodCIDRs[0], netip.Prefix.String))
-	b.Map("metadata", fixed("pod-cidr")).List("items", fixed("pod-cidr"), item)
+	metadata := emit.NewMap(fixed("pod-cidr")).List("items", fixed("pod-cidr"), item)
+	b.Set("metadata", emit.Inherit(metadata, n.AsWorker))
 }
 
 func roleTags(n *compile.Node) []compile.Text {
 	var out []compile.Text
 	if n.Controller {
-		out = append(out, origin.Of(schema.Controller, n.Roles))
+		out = append(out, origin.Of(schema.Controller, n.AsController))
 	}
 	if n.Worker {
-		out = append(out, origin.Of(schema.Worker, n.Roles))
+		out = append(out, origin.Of(schema.Worker, n.AsWorker))
 	}
 	return out
 }
@@ -265,20 +268,39 @@ func (p *planner) image(n *compile.Node) compile.Text {
 func (p *planner) routes() {
 	for _, n := range p.c.Nodes {
 		for _, r := range n.PodCIDRs {
-			name := origin.Zip(p.c.Name, r, func(cluster string, r netip.Prefix) string {
-				return p.routePrefix(cluster) + strings.NewReplacer(".", "-", "/", "-", ":", "-").Replace(r.String())
-			})
-			b := p.add("Route", "route", name, Resource{From: origin.Join(n.From, n.Roles)}).Str("network", p.c.Name)
+			b := p.add("Route", "route", p.routeName(n, r), Resource{From: p.routeFrom(n)}).Str("network", p.c.Name)
 			b.Str("destRange", origin.Map(r, netip.Prefix.String)).Str("nextHopIp", origin.Map(n.Addresses[0], netip.Addr.String)).Fixed("priority", 1000, fixed("priority"))
 		}
 	}
 }
 
-func (p *planner) routePrefix(cluster string) string {
+// routeName is after the node; the tutorial's is after the range.
+func (p *planner) routeName(n *compile.Node, r compile.Prefix) compile.Text {
 	if p.hardened() {
-		return cluster + "-pods-"
+		return origin.Zip(p.c.Name, n.Name, func(cluster, node string) string { return fitting(cluster + "-pods-" + node) })
 	}
-	return "kubernetes-route-"
+	return origin.Map(r, func(r netip.Prefix) string {
+		return "kubernetes-route-" + strings.NewReplacer(".", "-", "/", "-", ":", "-").Replace(r.String())
+	})
+}
+
+// routeFrom is why the route is there: the worker, which its name says too
+// unless it is the tutorial's.
+func (p *planner) routeFrom(n *compile.Node) origin.Origin {
+	if p.hardened() {
+		return origin.Join(n.From, n.AsWorker)
+	}
+	return origin.Join(n.Count, n.AsWorker)
+}
+
+// fitting keeps a name within the 63 characters of RFC 1035: a longer one ends
+// with a hash of the whole.
+func fitting(name string) string {
+	if len(name) <= 63 {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return name[:54] + "-" + hex.EncodeToString(sum[:4])
 }
 
 // balancer is a pass-through one: TLS ends at the API servers. Target pools
@@ -295,7 +317,7 @@ func (p *planner) balancer() {
 		Fixed("checkIntervalSec", 5, fixed("health")).Fixed("timeoutSec", 5, fixed("health")).Fixed("healthyThreshold", 2, fixed("health")).Fixed("unhealthyThreshold", 2, fixed("health"))
 	var members []compile.Text
 	for _, m := range p.c.Etcd.Members {
-		members = append(members, origin.Of("zones/"+p.g.Zone.V+"/instances/"+m.Name.V, origin.Join(p.g.Zone.From, m.Name.From, m.Node.Roles)))
+		members = append(members, origin.Of("zones/"+p.g.Zone.V+"/instances/"+m.Name.V, origin.Join(p.g.Zone.From, m.Name.From, m.Node.AsController)))
 	}
 	p.add("TargetPool", "pool", pool, p.regional()).Strings("healthChecks", fixed("pool"), check).Strings("instances", fixed("pool"), members...)
 	p.add("ForwardingRule", "forwarding", forward, p.regional()).Str("IPAddress", p.c.Name).Fixed("IPProtocol", "TCP", fixed("forwarding")).

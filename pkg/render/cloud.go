@@ -30,5 +30,5 @@ func cloudResource(c *compile.Cluster, r gcp.Resource) emit.Value {
 			m.Str(key, scope)
 		}
 	}
-	return m
+	return emit.Inherit(m, r.From)
 }

@@ -28,16 +28,16 @@ func (r *renderer) certificates() {
 	var cas, certs []emit.Value
 	for _, ca := range r.c.CAs {
 		m := emit.NewMap(ca.From).Fixed("name", ca.Name, ca.From).Str("commonName", ca.CommonName).Str("keyType", ca.KeyType).Str("lifetime", days(ca.Lifetime))
-		cas = append(cas, m.Set("bundles", destinations(ca.Bundles, ca.From)))
+		cas = append(cas, m.Set("bundles", r.destinations(ca.Bundles, ca.From)))
 	}
 	for _, c := range r.c.Certs {
-		certs = append(certs, certificate(c))
+		certs = append(certs, r.certificate(c))
 	}
 	m := emit.NewMap(from).List("authorities", from, cas...).List("certificates", from, certs...)
 	r.clusterFile("pki/certificates.yaml", emit.YAML(m), from)
 }
 
-func certificate(c *compile.Cert) emit.Value {
+func (r *renderer) certificate(c *compile.Cert) emit.Value {
 	m := emit.NewMap(c.From).Fixed("name", c.Name, c.From).Fixed("authority", c.CA, c.From).Str("commonName", c.CommonName).
 		Str("keyType", c.KeyType).Str("lifetime", days(c.Lifetime))
 	if c.Org.V != "" {
@@ -55,19 +55,20 @@ func certificate(c *compile.Cert) emit.Value {
 	}
 	m.List("usages", c.From, usages...)
 	if len(c.CertFiles) > 0 {
-		m.Set("certificateFiles", destinations(c.CertFiles, c.From)).Set("keyFiles", destinations(c.KeyFiles, c.From))
+		m.Set("certificateFiles", r.destinations(c.CertFiles, c.From)).Set("keyFiles", r.destinations(c.KeyFiles, c.From))
 	}
-	return m
+	return emit.Inherit(m, c.From)
 }
 
 func days(d origin.Value[time.Duration]) compile.Text {
 	return origin.Map(d, func(d time.Duration) string { return fmt.Sprintf("%dd", int(d.Hours())/24) })
 }
 
-func destinations(files []compile.Destination, from origin.Origin) *emit.List {
+// destinations are there because their nodes are, with these roles.
+func (r *renderer) destinations(files []compile.Destination, from origin.Origin) *emit.List {
 	l := &emit.List{From: from}
 	for _, d := range files {
-		l.Items = append(l.Items, emit.Scalar{V: d.Node + ":" + d.Path, From: from})
+		l.Items = append(l.Items, emit.Scalar{V: d.Node + ":" + d.Path, From: origin.Join(from, d.From)})
 	}
 	return l
 }
@@ -151,9 +152,18 @@ func (r *renderer) corefile() *emit.Map {
 		upstream = origin.Of(upstream.V+" "+u.V, origin.Join(upstream.From, u.From))
 	}
 	domain := r.c.Network.Domain
-	text := ".:53 {\n    errors\n    health { lameduck 5s }\n    ready\n    kubernetes " + domain.V + " in-addr.arpa ip6.arpa {\n        pods insecure\n        fallthrough in-addr.arpa ip6.arpa\n    }\n    prometheus :9153\n    forward . " + upstream.V + "\n    cache 30\n    loop\n    reload\n    loadbalance\n}\n"
+	text := &emit.Block{From: from}
+	for _, l := range []compile.Text{
+		{V: ".:53 {"}, {V: "    errors"}, {V: "    health { lameduck 5s }"}, {V: "    ready"},
+		{V: "    kubernetes " + domain.V + " in-addr.arpa ip6.arpa {", From: domain.From},
+		{V: "        pods insecure"}, {V: "        fallthrough in-addr.arpa ip6.arpa"}, {V: "    }"}, {V: "    prometheus :9153"},
+		{V: "    forward . " + upstream.V, From: upstream.From},
+		{V: "    cache 30"}, {V: "    loop"}, {V: "    reload"}, {V: "    loadbalance"}, {V: "}"},
+	} {
+		text.Lines = append(text.Lines, origin.Of(l.V, origin.Join(from, l.From)))
+	}
 	m := object("v1", "ConfigMap", "coredns", "kube-system", from)
-	m.Map("data", from).Fixed("Corefile", text, origin.Join(from, domain.From, upstream.From))
+	m.Map("data", from).Set("Corefile", text)
 	return m
 }
 

@@ -25,7 +25,7 @@ func (b *builder) encryption() {
 	for _, k := range e.Keys {
 		key := emit.NewMap(k.From).Str("name", k)
 		key.Ref("secret", secret.Symmetric("encryption/"+k.V).Base64(), k.From)
-		keys = append(keys, key)
+		keys = append(keys, emit.Inherit(key, e.Provider.From))
 	}
 	provider := emit.NewMap(e.Provider.From)
 	provider.Map(e.Provider.V, e.Provider.From).List("keys", e.Provider.From, keys...)
@@ -108,19 +108,20 @@ func (b *builder) kubeletHardening(m *emit.Map, f func(string, any)) {
 
 func (b *builder) kubeletNode(m *emit.Map) {
 	m.Int("maxPods", b.n.MaxPods)
-	if len(b.n.Taints) == 0 || !b.n.Release.Field("KubeletConfiguration", "registerWithTaints").Keep {
-		return
+	verdict := b.n.Release.Field("KubeletConfiguration", "registerWithTaints")
+	if len(b.n.Taints) == 0 || !verdict.Keep {
+		return // before the field exists, a flag carries them
 	}
 	var taints []emit.Value
-	var from origin.Origin
 	for _, t := range b.n.Taints {
-		taint := emit.NewMap(t.From).Fixed("effect", t.Effect, t.From).Fixed("key", t.Key, t.From)
-		if t.Value != "" {
-			taint.Fixed("value", t.Value, t.From)
+		taint := emit.NewMap(fixed("kubelet-taints")).Str("effect", t.Effect).Str("key", t.Key)
+		if t.Value.V != "" {
+			taint.Str("value", t.Value)
 		}
-		taints, from = append(taints, taint), origin.Join(from, t.From)
+		taints = append(taints, taint)
 	}
-	m.List("registerWithTaints", fixed("kubelet-taints"), taints...)
+	list := &emit.List{Items: taints, From: fixed("kubelet-taints")}
+	m.Set("registerWithTaints", emit.Inherit(list, origin.Join(verdict.Row, b.n.Version.From)))
 }
 
 func (b *builder) kubeProxy() {
@@ -182,12 +183,13 @@ func (b *builder) containerd() {
 		runtime := plugins.Map("cri", from).Map("containerd", from).Fixed("snapshotter", "overlayfs", fixed("containerd-snapshotter"))
 		runtime.Map("default_runtime", from).Fixed("runtime_type", "io.containerd.runtime.v1.linux", from).
 			Fixed("runtime_engine", "/usr/local/bin/runc", from).Fixed("runtime_root", "", from)
+		b.oldMirrors(plugins.Get("cri").(*emit.Map), from)
 	} else {
 		m.Fixed("version", 3, from)
 		why := func(id string) origin.Origin { return origin.Join(fixed(id), from) }
 		images := plugins.Map("io.containerd.cri.v1.images", from).Fixed("snapshotter", "overlayfs", fixed("containerd-snapshotter"))
 		if len(b.c.Containerd.Mirrors) > 0 {
-			images.Map("registry", fixed("containerd-mirrors")).Fixed("config_path", b.c.Path("dir/registry-hosts", b.n), fixed("containerd-mirrors"))
+			images.Map("registry", why("containerd-mirrors")).Fixed("config_path", b.c.Path("dir/registry-hosts", b.n), why("containerd-mirrors"))
 		}
 		pause := b.n.Setting("pause")
 		images.Map("pinned_images", from).Fixed("sandbox", "registry.k8s.io/pause:"+pause.V, pause.From)
@@ -206,22 +208,43 @@ func (b *builder) containerd() {
 	b.proxy()
 }
 
+// oldMirrors is how containerd before 1.5 is told of mirrors: it knows no
+// directory of hosts.
+func (b *builder) oldMirrors(cri *emit.Map, from origin.Origin) {
+	if len(b.c.Containerd.Mirrors) == 0 {
+		return
+	}
+	list := emit.NewMap(fixed("containerd-mirrors"))
+	for _, m := range b.c.Containerd.Mirrors {
+		list.Map(m.Registry.V, m.Registry.From).Strings("endpoint", fixed("containerd-mirrors"), m.Endpoints...)
+	}
+	registry := emit.NewMap(fixed("containerd-mirrors")).Set("mirrors", list)
+	cri.Set("registry", emit.Inherit(registry, from))
+}
+
 // mirrors tell containerd where to pull from first, a directory per registry.
 func (b *builder) mirrors() {
+	version := b.n.Setting("containerd-config-version")
+	if version.V == "1" {
+		return // they are in config.toml itself
+	}
 	for i, m := range b.c.Containerd.Mirrors {
 		if i == 0 {
+			b.as = origin.Join(b.n.AsWorker, version.From)
 			b.dir("dir/registry-hosts")
 		}
 		c := &lines{}
 		c.add(fmt.Sprintf("server = %q", "https://"+m.Registry.V), m.Registry.From)
 		for _, e := range m.Endpoints {
-			c.add("", e.From)
+			c.add("", fixed("containerd-mirrors"))
 			c.add(fmt.Sprintf("[host.%q]", e.V), e.From)
-			c.add(`  capabilities = ["pull", "resolve"]`, e.From)
+			c.add(`  capabilities = ["pull", "resolve"]`, fixed("containerd-mirrors"))
 		}
 		dir := b.c.Path("dir/registry-hosts", b.n) + "/" + m.Registry.V
+		b.as = origin.Join(b.n.AsWorker, m.Registry.From, version.From)
 		b.directory(dir, 0o755, "root")
-		b.add(&tree.File{Path: dir + "/hosts.toml", Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root", Body: c.body(), Readers: []string{"containerd.service"}, From: origin.Join(b.n.Roles, m.Registry.From)})
+		b.as = b.n.AsWorker
+		b.add(&tree.File{Path: dir + "/hosts.toml", Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root", Body: c.body(), Readers: []string{"containerd.service"}, From: origin.Join(b.as, m.Registry.From, version.From)})
 	}
 }
 

@@ -39,22 +39,26 @@ func (r *renderer) groups(m *emit.Map) {
 		if len(g.ranges) == 0 {
 			continue
 		}
+		from := fixed("connections")
+		if g.name == "nodePortClients" && len(g.ranges) == 1 {
+			from = origin.Join(from, g.ranges[0].From)
+		}
 		var items []compile.Text
 		for _, p := range g.ranges {
 			items = append(items, str(p))
 		}
-		m.Strings(g.name, fixed("connections"), items...)
+		m.Strings(g.name, from, items...)
 	}
 	var controllers, workers []compile.Text
 	for _, node := range r.c.Nodes {
 		for _, a := range node.Addresses {
 			text := origin.Map(a, netip.Addr.String)
-			text.From = origin.Join(text.From, node.Roles, node.From)
+			text.From = origin.Join(text.From, node.Count)
 			if node.Controller {
-				controllers = append(controllers, text)
+				controllers = append(controllers, origin.Of(text.V, origin.Join(text.From, node.AsController)))
 			}
 			if node.Worker {
-				workers = append(workers, text)
+				workers = append(workers, origin.Of(text.V, origin.Join(text.From, node.AsWorker)))
 			}
 		}
 	}
@@ -114,8 +118,16 @@ func (f flow) entry(c *compile.Cluster) emit.Value {
 	case f.last > 0:
 		ports += fmt.Sprintf("-%d", f.last)
 	}
-	m := emit.NewMap(from).Fixed("from", f.from, from).Fixed("component", f.component, from).Fixed("to", f.to, from).Fixed("at", f.at, from).
-		Fixed("ports", ports, f.portFrom).Fixed("protocol", f.protocol, from).Fixed("why", Reason(f.why), from)
+	name := f.component + "-to-" + f.to
+	if f.component == f.to {
+		name = f.to
+	}
+	if f.protocol == "udp" {
+		name += "-udp"
+	}
+	way := f.way(c)
+	m := emit.NewMap(from).Fixed("name", name, from).Fixed("from", f.from, from).Fixed("component", f.component, from).Fixed("to", f.to, from).
+		Fixed("at", f.at, origin.Join(from, way)).Fixed("ports", ports, origin.Join(f.portFrom, f.portWay(c))).Fixed("protocol", f.protocol, from).Fixed("why", Reason(f.why), from)
 	if f.serverCA != "" {
 		m.Fixed("serverAuthority", f.serverCA, from)
 	}
@@ -123,18 +135,44 @@ func (f flow) entry(c *compile.Cluster) emit.Value {
 		m.Fixed("clientCertificate", f.client, from)
 	}
 	if f.via != "" {
-		m.Fixed("via", f.via, viaOrigin(c, f.via))
+		m.Fixed("via", f.via, origin.Join(from, way))
 	}
-	return m
+	return emit.Inherit(m, f.presence(c))
 }
 
-// viaOrigin is the field that put something between the two ends.
-func viaOrigin(c *compile.Cluster, via string) origin.Origin {
-	switch via {
-	case compile.Balancer:
-		return c.API.Endpoint.From
-	case "kthwc-api-proxy":
+// way are the fields that decide how the connection goes.
+func (f flow) way(c *compile.Cluster) origin.Origin {
+	var out origin.Origin
+	if f.component == compile.Operator && f.to != "sshd" || f.via == compile.Balancer {
+		out = c.API.Endpoint.From
+	}
+	return origin.Join(out, f.portWay(c))
+}
+
+// portWay decides which port is dialled.
+func (f flow) portWay(c *compile.Cluster) origin.Origin {
+	if f.component == "kubelet" || f.component == "kube-proxy" {
 		return c.API.WorkersVia.From
 	}
-	return fixed("connections")
+	return origin.Origin{}
+}
+
+// presence is why the connection is made at all.
+func (f flow) presence(c *compile.Cluster) origin.Origin {
+	var out origin.Origin
+	switch {
+	case f.component == compile.Balancer:
+		out = origin.Join(out, c.API.Endpoint.From)
+	case f.component == "kthwc-api-proxy":
+		out = origin.Join(out, c.API.WorkersVia.From)
+	case f.to == "etcd-peer":
+		for _, m := range c.Etcd.Members {
+			out = origin.Join(out, m.Node.AsController)
+		}
+	case f.from == "nodePortClients":
+		for _, p := range c.NodePorts {
+			out = origin.Join(out, p.From)
+		}
+	}
+	return out
 }

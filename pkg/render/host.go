@@ -10,6 +10,7 @@ import (
 	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
 )
 
 // lines is a file of plain lines.
@@ -35,10 +36,13 @@ func (b *builder) host() {
 	}
 	if b.n.Worker {
 		b.out.Roles = append(b.out.Roles, "worker")
-		b.kernel()
 	}
+	b.dir("dir/kubernetes", "dir/pki")
 	b.hosts()
-	if b.c.GCP == nil && (b.n.Worker || b.hardened()) {
+	if !b.hardened() {
+		b.binary("kubectl")
+	}
+	if b.c.GCP == nil && b.hardened() {
 		b.routes()
 	}
 }
@@ -64,7 +68,7 @@ func (b *builder) kernel() {
 	sysctl.add("net.bridge.bridge-nf-call-ip6tables = 1", fixed("sysctl-bridge"))
 	sysctl.add("net.ipv4.ip_forward = 1", fixed("sysctl-forward"))
 	if len(b.c.Network.Pods) > 1 {
-		sysctl.add("net.ipv6.conf.all.forwarding = 1", origin.Join(fixed("sysctl-forward"), b.c.Network.Pods[1].From))
+		sysctl.add("net.ipv6.conf.all.forwarding = 1", fixed("sysctl-forward"))
 	}
 	b.file("modules", modules.body(), "systemd-modules-load.service")
 	b.file("sysctl", sysctl.body(), "systemd-sysctl.service")
@@ -89,15 +93,18 @@ func (b *builder) hosts() {
 	for _, n := range b.known() {
 		for _, a := range n.Addresses {
 			from := origin.Join(a.From, n.Name.From, n.From)
-			if n != b.n {
-				from = origin.Join(from, n.Roles)
+			if n != b.n && b.n.Controller {
+				from = origin.Join(from, b.n.AsController)
+			}
+			if n != b.n && n.Controller {
+				from = origin.Join(from, n.AsController)
 			}
 			c.add(a.V.String()+" "+n.Name.V, from)
 		}
 	}
 	if api := b.c.API.Address; api.V.Name != "" && b.c.API.Endpoint.V == compile.None {
 		first := b.c.Etcd.Members[0].Node
-		c.add(first.Addresses[0].V.String()+" "+api.V.Name, origin.Join(api.From, first.Addresses[0].From))
+		c.add(first.Addresses[0].V.String()+" "+api.V.Name, origin.Join(api.From, b.c.API.Endpoint.From, first.Addresses[0].From, first.AsController))
 	}
 	b.add(&tree.File{Path: b.c.Path("hosts", b.n), Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root", Block: true, Body: c.body(), From: fixed("hosts")})
 }
@@ -111,7 +118,7 @@ func (b *builder) routes() {
 		}
 		for f, p := range n.PodCIDRs {
 			via := n.Addresses[min(f, len(n.Addresses)-1)]
-			c.add(p.V.String()+" via "+via.V.String(), origin.Join(p.From, via.From, n.Roles, n.From))
+			c.add(p.V.String()+" via "+via.V.String(), origin.Join(p.From, via.From, n.AsWorker, n.Count))
 		}
 	}
 	b.dir("dir/kubernetes")
@@ -160,10 +167,10 @@ func (b *builder) healthz() {
 	c.add("    }", from)
 	c.add("}", from)
 	site := b.c.Path("nginx-site", b.n)
-	presence := origin.Join(b.n.Roles, host.From)
+	presence := origin.Join(b.as, host.From)
 	b.add(&tree.File{Path: site, Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root", Body: c.body(), Readers: []string{"nginx.service"}, From: presence})
 	b.add(&tree.File{Path: b.c.Path("nginx-link", b.n), Kind: tree.Symlink, Mode: 0o777, Owner: "root", Group: "root", Target: site, Readers: []string{"nginx.service"}, From: presence})
-	b.add(&tree.File{Path: b.c.Path("nginx-default", b.n), Kind: tree.Absent, Readers: []string{"nginx.service"}, From: b.n.Roles})
+	b.add(&tree.File{Path: b.c.Path("nginx-default", b.n), Kind: tree.Absent, Readers: []string{"nginx.service"}, From: b.as})
 	b.unit("nginx.service", "healthz")
 }
 
@@ -180,7 +187,7 @@ func (r *renderer) index() {
 	r.material, r.kubeconfigs = map[string][]placed{}, map[string][]*compile.Kubeconfig{}
 	put := func(files []compile.Destination, ref secret.Ref, mode uint32, from origin.Origin) {
 		for _, d := range files {
-			r.material[d.Node] = append(r.material[d.Node], placed{d.Path, ref, mode, from})
+			r.material[d.Node] = append(r.material[d.Node], placed{d.Path, ref, mode, origin.Join(from, d.From)})
 		}
 	}
 	for _, ca := range r.c.CAs {
@@ -213,10 +220,11 @@ func (b *builder) secrets() {
 		}
 		body := &tree.Body{}
 		body.AddParts(m.from, tree.Part{Ref: m.ref})
-		b.add(&tree.File{Path: m.path, Kind: tree.Regular, Mode: m.mode, Owner: owner, Group: owner, Body: body, From: origin.Join(b.n.Roles, m.from)})
+		b.add(&tree.File{Path: m.path, Kind: tree.Regular, Mode: m.mode, Owner: owner, Group: owner, Body: body, From: m.from})
 	}
 	for _, k := range b.kubeconfigs[b.n.Name.V] {
 		program, _, _ := strings.Cut(k.Name, "@")
+		b.as = k.From
 		b.file("kubeconfig/"+program, kubeconfig(k), program+".service")
 	}
 }
@@ -242,14 +250,14 @@ func (b *builder) extras() {
 		if b.wants(f.On) {
 			mode, _ := strconv.ParseUint(f.Mode.V, 8, 32)
 			b.add(&tree.File{Path: f.Path.V, Kind: tree.Regular, Mode: uint32(mode), Owner: f.Owner.V, Group: f.Group.V,
-				Body: textBody(f.Content), From: origin.Join(f.From, f.Mode.From, f.Owner.From, f.Group.From, fromAll(f.On))})
+				Body: textBody(f.Content), From: origin.Join(f.From, b.because(f.On)), Metadata: origin.Join(f.Mode.From, f.Owner.From, f.Group.From)})
 		}
 	}
 	for _, u := range b.c.Units {
 		if b.wants(u.On) {
 			b.add(&tree.File{Path: "/etc/systemd/system/" + u.Name.V, Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root",
-				Body: textBody(u.Content), Readers: []string{u.Name.V}, From: origin.Join(u.From, fromAll(u.On))})
-			b.out.Units = append(b.out.Units, tree.Unit{Name: u.Name.V, Enabled: u.Enabled.V, Started: u.Enabled.V, From: origin.Join(u.From, u.Enabled.From)})
+				Body: textBody(u.Content), Readers: []string{u.Name.V}, From: origin.Join(u.From, b.because(u.On))})
+			b.out.Units = append(b.out.Units, tree.Unit{Name: u.Name.V, Enabled: u.Enabled.V, Started: u.Enabled.V, From: origin.Join(u.From, u.Enabled.From, b.because(u.On))})
 		}
 	}
 }
@@ -263,10 +271,18 @@ func (b *builder) wants(on []compile.Text) bool {
 	return len(on) == 0
 }
 
-func fromAll(texts []compile.Text) origin.Origin {
+// because is why a selector chose this node: its entries, and the node's role
+// where an entry is one.
+func (b *builder) because(on []compile.Text) origin.Origin {
 	var out origin.Origin
-	for _, t := range texts {
+	for _, t := range on {
 		out = origin.Join(out, t.From)
+		switch t.V {
+		case schema.Controller:
+			out = origin.Join(out, b.n.AsController)
+		case schema.Worker:
+			out = origin.Join(out, b.n.AsWorker)
+		}
 	}
 	return out
 }

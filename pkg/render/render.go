@@ -81,12 +81,13 @@ func (r *renderer) input(source []byte) {
 type builder struct {
 	*renderer
 	n   *compile.Node
+	as  origin.Origin // the role that what is rendered now is for; zero if for all
 	out *tree.Node
 }
 
 // node renders one machine: what every machine has, then what its roles need.
 func (r *renderer) node(n *compile.Node) {
-	b := &builder{r, n, &tree.Node{Name: n.Name.V, From: n.From, Swap: "off", SwapFrom: fixed("swap")}}
+	b := &builder{renderer: r, n: n, out: &tree.Node{Name: n.Name.V, From: n.From, Swap: "off", SwapFrom: fixed("swap")}}
 	b.host()
 	if n.Controller {
 		b.controller()
@@ -104,8 +105,16 @@ func (b *builder) file(logical string, body *tree.Body, readers ...string) {
 	owner := b.c.Owner(logical)
 	b.add(&tree.File{
 		Path: b.c.Path(logical, b.n), Kind: tree.Regular, Mode: b.c.Mode(logical), Owner: owner, Group: owner,
-		Body: body, Readers: readers, From: b.n.Roles,
+		Body: body, Readers: readers, From: b.why(),
 	})
+}
+
+// why is the role that a file is for, or the node itself.
+func (b *builder) why() origin.Origin {
+	if b.as.IsZero() {
+		return b.n.From
+	}
+	return b.as
 }
 
 func (b *builder) add(f *tree.File) {
@@ -125,7 +134,7 @@ func (b *builder) dir(logical ...string) {
 
 func (b *builder) directory(path string, mode uint32, owner string) {
 	if b.out.File(path) == nil {
-		b.add(&tree.File{Path: path, Kind: tree.Dir, Mode: mode, Owner: owner, Group: owner, From: b.n.Roles})
+		b.add(&tree.File{Path: path, Kind: tree.Dir, Mode: mode, Owner: owner, Group: owner, From: origin.Join(fixed("directory"), b.as)})
 	}
 }
 
@@ -160,7 +169,7 @@ func (b *builder) binary(names ...string) {
 			path = b.c.Path("dir/cni-bin", b.n)
 		}
 		b.out.Binaries = append(b.out.Binaries, tree.Binary{
-			Name: name, Version: version.V, Arch: b.n.Arch.V, Path: path, From: origin.Join(version.From, b.n.Arch.From, b.n.Roles),
+			Name: name, Version: version.V, Arch: b.n.Arch.V, Path: path, From: origin.Join(version.From, b.n.Arch.From, b.as),
 		})
 	}
 }
@@ -173,10 +182,10 @@ var companions = map[string]string{
 
 func (b *builder) packages(names ...string) {
 	for _, name := range names {
-		b.out.Packages = append(b.out.Packages, tree.Package{Name: name, Reason: Reason("package-" + name), From: origin.Join(fixed("package-"+name), b.n.Roles)})
+		b.out.Packages = append(b.out.Packages, tree.Package{Name: name, Reason: Reason("package-" + name), From: origin.Join(fixed("package-"+name), b.as)})
 	}
 }
 
 func (b *builder) unit(name, gate string) {
-	b.out.Units = append(b.out.Units, tree.Unit{Name: name, Enabled: true, Started: true, Gate: gate, From: b.n.Roles})
+	b.out.Units = append(b.out.Units, tree.Unit{Name: name, Enabled: true, Started: true, Gate: gate, From: b.as})
 }

@@ -9,8 +9,9 @@ import (
 
 // reasons says why each constant of the rendered files is there.
 var reasons = map[string]string{
-	"input": "The cluster.yaml that everything here was rendered from, verbatim.",
-	"swap":  "The kubelet does not start while swap is on, unless told otherwise: memory limits would mean nothing.",
+	"input":     "The cluster.yaml that everything here was rendered from, verbatim.",
+	"directory": "Programs and files of the node need the directory.",
+	"swap":      "The kubelet does not start while swap is on, unless told otherwise: memory limits would mean nothing.",
 
 	"package-nginx": "Answers the balancer's health check, which speaks plain HTTP only.", "package-haproxy": "The worker's own proxy to the API servers.",
 	"package-socat": "Port-forward copies bytes through it.", "package-conntrack": "kube-proxy deletes stale connection entries with it.",

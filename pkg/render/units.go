@@ -3,7 +3,6 @@ package render
 import (
 	"github.com/kthwc/kthwc/pkg/emit"
 	"github.com/kthwc/kthwc/pkg/origin"
-	"github.com/kthwc/kthwc/schema"
 )
 
 // A unitRow is what a systemd unit says beside its command line. An empty
@@ -80,6 +79,7 @@ func (b *builder) unitFile(logical, reader string, u *emit.UnitFile) {
 // apiProxy renders the workers' own way to the API servers: a TCP proxy on
 // loopback that knows every controller.
 func (b *builder) apiProxy() {
+	b.as = origin.Join(b.n.AsWorker, b.c.API.WorkersVia.From)
 	c := &lines{}
 	from := fixed("api-proxy")
 	for _, l := range []string{
@@ -90,7 +90,7 @@ func (b *builder) apiProxy() {
 	}
 	for _, m := range b.c.Etcd.Members {
 		address := m.Node.Addresses[0]
-		c.add("    server "+m.Name.V+" "+hostPort(address.V, 6443), origin.Join(from, m.Name.From, address.From, m.Node.Roles))
+		c.add("    server "+m.Name.V+" "+hostPort(address.V, 6443), origin.Join(from, m.Name.From, address.From, m.Node.AsController))
 	}
 	b.file("api-proxy-config", c.body(), "kthwc-api-proxy.service")
 	u := &emit.UnitFile{}
@@ -112,12 +112,16 @@ func (b *builder) apiProxy() {
 }
 
 func (b *builder) controller() {
+	b.as = b.n.AsController
 	b.packages("nginx")
-	b.dir("dir/kubernetes", "dir/pki", "dir/etcd-conf", "dir/etcd-pki", "dir/etcd-data", "dir/kubernetes-config", "dir/audit-log")
+	b.dir("dir/etcd-conf", "dir/etcd-pki", "dir/etcd-data", "dir/kubernetes-config", "dir/audit-log")
 	if b.hardened() {
-		b.out.Users = append(b.out.Users, userOf("etcd", "/var/lib/etcd", b.n.Roles))
+		b.out.Users = append(b.out.Users, userOf("etcd", "/var/lib/etcd", b.as))
 	}
-	b.binary("etcd", "etcdctl", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+	b.binary("etcd", "etcdctl", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+	if b.hardened() {
+		b.binary("kubectl")
+	}
 	b.service("etcd", "etcd")
 	b.service("kube-apiserver", "apiserver")
 	b.service("kube-controller-manager", "controller-manager")
@@ -131,12 +135,14 @@ func (b *builder) controller() {
 }
 
 func (b *builder) worker() {
-	b.packages("socat", "conntrack", "ipset", "kmod")
-	b.dir("dir/cni-conf", "dir/cni-bin", "dir/kubelet", "dir/kubelet-pki", "dir/kube-proxy", "dir/kubernetes", "dir/pki", "dir/var-run-kubernetes", "dir/containerd")
-	b.binary("crictl", "runc", "cni-plugins", "containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy")
-	if b.c.Profile.V == schema.Tutorial && !b.n.Controller {
-		b.binary("kubectl")
+	b.as = b.n.AsWorker
+	b.kernel()
+	if b.c.GCP == nil && !b.hardened() {
+		b.routes()
 	}
+	b.packages("socat", "conntrack", "ipset", "kmod")
+	b.dir("dir/cni-conf", "dir/cni-bin", "dir/kubelet", "dir/kubelet-pki", "dir/kube-proxy", "dir/var-run-kubernetes", "dir/containerd")
+	b.binary("crictl", "runc", "cni-plugins", "containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy")
 	b.service("containerd", "containerd")
 	b.service("kubelet", "kubelet")
 	b.service("kube-proxy", "kube-proxy")

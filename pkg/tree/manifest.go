@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/kthwc/kthwc/pkg/origin"
 )
 
 // Manifest is MANIFEST.json: everything of a tree that files on disk cannot
@@ -113,7 +115,7 @@ func (m *Manifest) node(n *Node, known map[*Body][2]string) ManifestNode {
 }
 
 func (m *Manifest) entry(f *File, known map[*Body][2]string) Entry {
-	e := Entry{Path: f.Path, Kind: f.Kind, Owner: f.Owner, Group: f.Group, Target: f.Target, Block: f.Block, Readers: f.Readers, From: f.From.Sources()}
+	e := Entry{Path: f.Path, Kind: f.Kind, Owner: f.Owner, Group: f.Group, Target: f.Target, Block: f.Block, Readers: f.Readers, From: origin.Join(f.From, f.Metadata).Sources()}
 	if f.Mode != 0 {
 		e.Mode = fmt.Sprintf("%04o", f.Mode)
 	}

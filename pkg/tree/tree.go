@@ -121,6 +121,7 @@ type File struct {
 	Readers      []string      // units that read it and must learn of a change, sorted
 	Block        bool          // the body is a marked block inside a file that others write too (/etc/hosts)
 	From         origin.Origin // why the path is there
+	Metadata     origin.Origin // of mode, owner and group, where they have sources of their own
 }
 
 // Unit is a systemd unit of a node.
