@@ -173,14 +173,15 @@ func kubeconfigUsers(c *Cluster) []finding {
 // API servers show them.
 func kubeletClient(c *Cluster) []finding {
 	want := c.KubeletClient.V
-	for _, d := range c.Dials {
-		if d.Why != "dial-kubelet-api" {
-			continue
+	shown := map[string]bool{}
+	for i := range c.Dials {
+		if d := &c.Dials[i]; d.Why == "dial-kubelet-api" {
+			shown[d.Cert] = true
 		}
-		for _, cert := range c.Certs {
-			if cert.Name == d.Cert && cert.CommonName.V != want {
-				return []finding{{"spec.profile", fmt.Sprintf("API servers are %s to kubelets, and the role is bound to %s", cert.CommonName.V, want), "this is a fault of kthwc"}}
-			}
+	}
+	for _, cert := range c.Certs {
+		if shown[cert.Name] && cert.CommonName.V != want {
+			return []finding{{"spec.profile", fmt.Sprintf("API servers are %s to kubelets, and the role is bound to %s", cert.CommonName.V, want), "this is a fault of kthwc"}}
 		}
 	}
 	return nil

@@ -154,16 +154,43 @@ var reserved = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "nu
 // isPlain says whether a string needs no quotes for certain. What it does not
 // know goes to the library.
 func isPlain(s string) bool {
-	if s == "" || !isLetter(s[0]) && s[0] != '/' {
+	switch {
+	case s == "" || len(s) > 60 && strings.Contains(s, " ") || len(s) <= 5 && slices.Contains(reserved, strings.ToLower(s)):
+		return false
+	case '0' <= s[0] && s[0] <= '9':
+		return isAddress(s)
+	case !isLetter(s[0]) && s[0] != '/':
 		return false
 	}
 	for i := range len(s) {
-		c := s[i]
-		if !isLetter(c) && (c < '0' || c > '9') && !strings.ContainsRune("/._-", rune(c)) && (c != ':' || i == len(s)-1) {
+		if !plainAt(s, i) {
 			return false
 		}
 	}
-	return len(s) > 5 || !slices.Contains(reserved, strings.ToLower(s))
+	return true
+}
+
+// plainAt says whether a byte means nothing to YAML where it stands: a colon
+// inside a word, a space between words, and bytes that never mean anything.
+func plainAt(s string, i int) bool {
+	switch c := s[i]; c {
+	case '/', '.', '_', '-', '@', '=', ',', ';', '\'', '(', ')', '+':
+		return true
+	case ':':
+		return i < len(s)-1 && s[i+1] != ' '
+	case ' ':
+		return i < len(s)-1 && (isLetter(s[i+1]) || '0' <= s[i+1] && s[i+1] <= '9')
+	default:
+		return isLetter(c) || '0' <= c && c <= '9'
+	}
+}
+
+// isAddress says whether s is four numbers with dots, and perhaps a prefix
+// length: not a number to any reader.
+func isAddress(s string) bool {
+	host, length, found := strings.Cut(s, "/")
+	return strings.Count(host, ".") == 3 && !strings.Contains(host, "..") && strings.Trim(host, "0123456789.") == "" && host[len(host)-1] != '.' &&
+		(!found || length != "" && strings.Trim(length, "0123456789") == "")
 }
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }

@@ -3,6 +3,7 @@ package render
 import (
 	"cmp"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -12,26 +13,55 @@ import (
 )
 
 // check proves what can only be seen on the finished tree: what users patched
-// and added is in it.
+// and added is in it. Nodes are looked at on every processor, in runs.
 func (r *renderer) check() {
-	for path, f := range r.t.All() {
-		if f.Kind != tree.Regular || strings.HasPrefix(path, "input/") {
-			continue
-		}
-		r.checkSecrets(path, f)
-		if !userFile(f) {
-			r.checkHoles(path, f)
+	for _, f := range r.t.Files {
+		if !strings.HasPrefix(f.Path, "input/") {
+			r.checkFile(f.Path, f, nil)
 		}
 	}
-	found := &findings{at: map[string]int{}}
-	named := map[*tree.Body][]string{}
-	for i, n := range r.t.Nodes {
+	runs := make([]*renderer, min(len(r.t.Nodes), 2*runtime.GOMAXPROCS(0)))
+	found := make([]*findings, len(runs))
+	each(len(runs), func(i int) {
+		run := *r
+		run.faults = nil
+		runs[i], found[i] = &run, &findings{at: map[string]int{}}
+		run.checkNodes(i*len(r.t.Nodes)/len(runs), (i+1)*len(r.t.Nodes)/len(runs), found[i])
+	})
+	all := &findings{at: map[string]int{}}
+	for i, run := range runs {
+		r.faults = append(r.faults, run.faults...)
+		all.merge(found[i])
+	}
+	all.report(r)
+}
+
+func (r *renderer) checkNodes(from, to int, found *findings) {
+	seen, named := map[*tree.File]bool{}, map[*tree.Body][]string{}
+	for i := from; i < to; i++ {
+		n := r.t.Nodes[i]
+		for _, f := range n.Files {
+			r.checkFile(tree.OnDisk(n.Name, f.Path), f, seen)
+		}
 		c := &nodeCheck{c: r.c, n: r.c.Nodes[i], out: n, named: named, findings: found}
 		for _, proof := range nodeProofs {
 			proof(c)
 		}
 	}
-	found.report(r)
+}
+
+// checkFile looks at a file once, whatever the number of nodes that share it.
+func (r *renderer) checkFile(path string, f *tree.File, seen map[*tree.File]bool) {
+	if f.Kind != tree.Regular || seen[f] {
+		return
+	}
+	if seen != nil {
+		seen[f] = true
+	}
+	r.checkSecrets(path, f)
+	if !userFile(f) {
+		r.checkHoles(path, f)
+	}
 }
 
 // findings collects what is wrong with nodes; the same fault of many nodes is one.
@@ -54,6 +84,18 @@ func (f *findings) add(code, node, summary string, from origin.Origin) {
 		f.list = append(f.list, finding{code: code, summary: summary, path: usersField(from)})
 	}
 	f.list[at].nodes = append(f.list[at].nodes, node)
+}
+
+func (f *findings) merge(other *findings) {
+	for _, one := range other.list {
+		at, seen := f.at[one.code+one.summary]
+		if !seen {
+			f.at[one.code+one.summary] = len(f.list)
+			f.list = append(f.list, one)
+			continue
+		}
+		f.list[at].nodes = append(f.list[at].nodes, one.nodes...)
+	}
 }
 
 func (f *findings) report(r *renderer) {

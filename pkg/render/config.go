@@ -169,12 +169,22 @@ func (b *builder) cni() {
 	}
 	whole.Str("cniVersion", version).Fixed("name", "bridge", from)
 	b.file("cni-bridge", emit.JSON(whole), "containerd.service")
-	lo := emit.NewMap(fixed("cni-loopback")).Str("cniVersion", version).Fixed("name", "lo", fixed("cni-loopback")).Fixed("type", "loopback", fixed("cni-loopback"))
-	b.file("cni-loopback", emit.JSON(lo), "containerd.service")
+	b.alike("cni-loopback", "containerd.service", func() *tree.Body { return emit.JSON(loopback(version)) })
+}
+
+// loopback is the interface lo of every pod.
+func loopback(version compile.Text) *emit.Map {
+	return emit.NewMap(fixed("cni-loopback")).Str("cniVersion", version).Fixed("name", "lo", fixed("cni-loopback")).Fixed("type", "loopback", fixed("cni-loopback"))
 }
 
 // containerd is config.toml in the version that this containerd reads.
 func (b *builder) containerd() {
+	b.alike("containerd-config", "containerd.service", b.containerdConfig)
+	b.mirrors()
+	b.proxy()
+}
+
+func (b *builder) containerdConfig() *tree.Body {
 	setting := b.n.Setting("containerd-config-version")
 	from := setting.From
 	m := emit.NewMap(from)
@@ -201,11 +211,8 @@ func (b *builder) containerd() {
 	body, err := emit.TOML(m)
 	if err != nil {
 		b.fault("E0232", err.Error())
-		return
 	}
-	b.file("containerd-config", body, "containerd.service")
-	b.mirrors()
-	b.proxy()
+	return body
 }
 
 // oldMirrors is how containerd before 1.5 is told of mirrors: it knows no

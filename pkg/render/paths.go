@@ -103,6 +103,7 @@ func (c *nodeCheck) pathsIn(b *tree.Body) []string {
 	}
 	var out []string
 	for _, l := range b.Lines {
+		out = append(out, pathsOf(l.Text)...)
 		for _, part := range l.Parts {
 			out = append(out, pathsOf(part.Text)...)
 		}

@@ -7,7 +7,10 @@
 package render
 
 import (
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/diag"
@@ -25,15 +28,10 @@ type Input struct {
 // Render makes the tree. The list holds what is wrong with the finished tree;
 // the tree is nil if any of it is an error.
 func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
-	r := &renderer{c: c, t: &tree.Tree{Cluster: c.Name.V}}
+	r := &renderer{c: c, t: &tree.Tree{Cluster: c.Name.V, Nodes: make([]*tree.Node, len(c.Nodes))}, pools: &sync.Map{}}
 	r.input(in.Source)
 	r.index()
-	for _, n := range c.Nodes {
-		r.node(n)
-	}
-	for _, step := range []func(){r.manifests, r.client, r.certificates, r.connections, r.cloud} {
-		step()
-	}
+	r.all(clusterFiles, len(c.Nodes))
 	if len(r.faults) == 0 {
 		r.check()
 	}
@@ -43,11 +41,54 @@ func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
 	return r.t, r.faults
 }
 
+// clusterFiles are the families of files that belong to no node.
+var clusterFiles = []func(*renderer){
+	(*renderer).certificates, (*renderer).cloud, (*renderer).manifests, (*renderer).client, (*renderer).connections,
+}
+
+// all renders the families and the nodes, on every processor: each has a
+// renderer of its own, and what they made is put together in their order.
+func (r *renderer) all(families []func(*renderer), nodes int) {
+	parts := make([]*renderer, len(families)+nodes)
+	each(len(parts), func(i int) {
+		part := *r
+		part.t, part.faults = &tree.Tree{}, nil
+		parts[i] = &part
+		if i < len(families) {
+			families[i](&part)
+			return
+		}
+		r.t.Nodes[i-len(families)] = part.node(r.c.Nodes[i-len(families)])
+	})
+	for _, part := range parts {
+		for _, f := range part.t.Files {
+			r.put(f)
+		}
+		r.faults = append(r.faults, part.faults...)
+	}
+}
+
+// each calls f for 0 to n-1, on every processor. f must write only to what
+// belongs to its number.
+func each(n int, f func(i int)) {
+	var next atomic.Int64
+	var running sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		running.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	running.Wait()
+}
+
 // renderer is the state of one Render.
 type renderer struct {
 	c           *compile.Cluster
 	t           *tree.Tree
 	faults      diag.List
+	pools       *sync.Map           // files that are alike on every node of a pool
 	material    map[string][]placed // by node
 	kubeconfigs map[string][]*compile.Kubeconfig
 }
@@ -86,7 +127,7 @@ type builder struct {
 }
 
 // node renders one machine: what every machine has, then what its roles need.
-func (r *renderer) node(n *compile.Node) {
+func (r *renderer) node(n *compile.Node) *tree.Node {
 	b := &builder{renderer: r, n: n, out: &tree.Node{Name: n.Name.V, From: n.From, Swap: "off", SwapFrom: fixed("swap")}}
 	b.host()
 	if n.Controller {
@@ -97,16 +138,34 @@ func (r *renderer) node(n *compile.Node) {
 	}
 	b.secrets()
 	b.extras()
-	r.t.Nodes = append(r.t.Nodes, b.out)
+	return b.out
 }
 
 // file puts a logical file with its mode and owner.
 func (b *builder) file(logical string, body *tree.Body, readers ...string) {
+	b.add(b.newFile(logical, body, readers...))
+}
+
+func (b *builder) newFile(logical string, body *tree.Body, readers ...string) *tree.File {
 	owner := b.c.Owner(logical)
-	b.add(&tree.File{
+	return &tree.File{
 		Path: b.c.Path(logical, b.n), Kind: tree.Regular, Mode: b.c.Mode(logical), Owner: owner, Group: owner,
 		Body: body, Readers: readers, From: b.why(),
-	})
+	}
+}
+
+// alike puts a file that says the same on every node of a pool: it is made once.
+func (b *builder) alike(logical, reader string, body func() *tree.Body) {
+	if b.n.Pool == "" {
+		b.file(logical, body(), reader)
+		return
+	}
+	key := b.n.Pool + " " + logical
+	f, known := b.pools.Load(key)
+	if !known {
+		f, _ = b.pools.LoadOrStore(key, b.newFile(logical, body(), reader))
+	}
+	b.add(f.(*tree.File))
 }
 
 // why is the role that a file is for, or the node itself.

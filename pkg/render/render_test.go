@@ -5,10 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/kthwc/kthwc/internal/bench"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/emit"
 	"github.com/kthwc/kthwc/pkg/render"
@@ -188,5 +190,32 @@ func TestEveryURLIsInTheModel(t *testing.T) {
 		if seen == 0 {
 			t.Errorf("%s: no URL was seen", path)
 		}
+	}
+}
+
+// The number of processors changes nothing.
+func TestRenderIsTheSameOnOneProcessor(t *testing.T) {
+	source := bench.Pool(40)
+	doc, faults := schema.Load("cluster.yaml", source)
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	c, _ := compile.Compile(doc, compile.Facts{})
+	var trees [][]string
+	for _, n := range []int{1, 2, 7} {
+		before := runtime.GOMAXPROCS(n)
+		out, faults := render.Render(c, render.Input{Source: source})
+		runtime.GOMAXPROCS(before)
+		if err := faults.Err(); err != nil {
+			t.Fatal(err)
+		}
+		manifest, err := out.Manifest().JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		trees = append(trees, append(flatten(out), string(manifest)))
+	}
+	if !slices.Equal(trees[0], trees[1]) || !slices.Equal(trees[0], trees[2]) {
+		t.Error("the tree depends on the number of processors")
 	}
 }

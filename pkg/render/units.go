@@ -3,6 +3,7 @@ package render
 import (
 	"github.com/kthwc/kthwc/pkg/emit"
 	"github.com/kthwc/kthwc/pkg/origin"
+	"github.com/kthwc/kthwc/pkg/tree"
 )
 
 // A unitRow is what a systemd unit says beside its command line. An empty
@@ -29,6 +30,19 @@ var unitRows = map[string]unitRow{
 
 // service renders a component's unit.
 func (b *builder) service(name, gate string) {
+	if perPool[name] && len(b.n.Addresses) == 1 {
+		b.alike("unit/"+name, name+".service", func() *tree.Body { return b.bodyOf(b.serviceUnit(name)) })
+	} else {
+		b.unitFile("unit/"+name, name+".service", b.serviceUnit(name))
+	}
+	b.unit(name+".service", gate)
+}
+
+// perPool are the components whose command line names no node; with two
+// address families the kubelet's does.
+var perPool = map[string]bool{"containerd": true, "kubelet": true, "kube-proxy": true}
+
+func (b *builder) serviceUnit(name string) *emit.UnitFile {
 	row := unitRows[name]
 	u := &emit.UnitFile{}
 	u.Section("Unit", fixed("unit-section"))
@@ -54,8 +68,7 @@ func (b *builder) service(name, gate string) {
 	}
 	u.Section("Install", fixed("unit-section"))
 	u.Key("WantedBy", "multi-user.target", fixed("unit-wanted-by"))
-	b.unitFile("unit/"+name, name+".service", u)
-	b.unit(name+".service", gate)
+	return u
 }
 
 func (b *builder) exec(u *emit.UnitFile, name string) {
@@ -68,18 +81,28 @@ func (b *builder) exec(u *emit.UnitFile, name string) {
 }
 
 func (b *builder) unitFile(logical, reader string, u *emit.UnitFile) {
+	b.file(logical, b.bodyOf(u), reader)
+}
+
+func (b *builder) bodyOf(u *emit.UnitFile) *tree.Body {
 	body, err := u.Body()
 	if err != nil {
 		b.fault("E0202", err.Error())
-		return
 	}
-	b.file(logical, body, reader)
+	return body
 }
 
 // apiProxy renders the workers' own way to the API servers: a TCP proxy on
 // loopback that knows every controller.
 func (b *builder) apiProxy() {
 	b.as = origin.Join(b.n.AsWorker, b.c.API.WorkersVia.From)
+	b.alike("api-proxy-config", "kthwc-api-proxy.service", b.apiProxyConfig)
+	b.alike("unit/api-proxy", "kthwc-api-proxy.service", func() *tree.Body { return b.bodyOf(b.apiProxyUnit()) })
+	b.unit("kthwc-api-proxy.service", "")
+	b.packages("haproxy")
+}
+
+func (b *builder) apiProxyConfig() *tree.Body {
 	c := &lines{}
 	from := fixed("api-proxy")
 	for _, l := range []string{
@@ -92,7 +115,11 @@ func (b *builder) apiProxy() {
 		address := m.Node.Addresses[0]
 		c.add("    server "+m.Name.V+" "+hostPort(address.V, 6443), origin.Join(from, m.Name.From, address.From, m.Node.AsController))
 	}
-	b.file("api-proxy-config", c.body(), "kthwc-api-proxy.service")
+	return c.body()
+}
+
+func (b *builder) apiProxyUnit() *emit.UnitFile {
+	from := fixed("api-proxy")
 	u := &emit.UnitFile{}
 	u.Section("Unit", fixed("unit-section"))
 	u.Key("Description", "Proxy from this node to the Kubernetes API servers", fixed("unit-description"))
@@ -106,9 +133,7 @@ func (b *builder) apiProxy() {
 	u.Key("Restart", "always", fixed("unit-restart"))
 	u.Section("Install", fixed("unit-section"))
 	u.Key("WantedBy", "multi-user.target", fixed("unit-wanted-by"))
-	b.unitFile("unit/api-proxy", "kthwc-api-proxy.service", u)
-	b.unit("kthwc-api-proxy.service", "")
-	b.packages("haproxy")
+	return u
 }
 
 func (b *builder) controller() {

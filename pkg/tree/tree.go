@@ -26,18 +26,21 @@ type Part struct {
 	Ref  secret.Ref
 }
 
-// Line is one line of a file, without its line feed.
+// Line is one line of a file, without its line feed: a text, and for the few
+// lines with late-bound material the parts after it.
 type Line struct {
+	Text  string
 	Parts []Part
 	From  origin.Origin
 }
 
 // String is the line with placeholders for secrets.
 func (l Line) String() string {
-	if len(l.Parts) == 1 && l.Parts[0].Ref.IsZero() {
-		return l.Parts[0].Text
+	if len(l.Parts) == 0 {
+		return l.Text
 	}
 	var b strings.Builder
+	b.WriteString(l.Text)
 	for _, p := range l.Parts {
 		b.WriteString(p.String())
 	}
@@ -57,12 +60,12 @@ type Body struct{ Lines []Line }
 
 // Add appends a line made of one text. The text must not contain a line feed.
 func (b *Body) Add(from origin.Origin, text string) {
-	b.Lines = append(b.Lines, Line{[]Part{{Text: text}}, from})
+	b.Lines = append(b.Lines, Line{Text: text, From: from})
 }
 
 // AddParts appends a line made of parts.
 func (b *Body) AddParts(from origin.Origin, parts ...Part) {
-	b.Lines = append(b.Lines, Line{parts, from})
+	b.Lines = append(b.Lines, Line{Parts: parts, From: from})
 }
 
 // Bytes is the content with placeholders for secrets, as it stands in a
@@ -70,12 +73,11 @@ func (b *Body) AddParts(from origin.Origin, parts ...Part) {
 func (b *Body) Bytes() []byte {
 	n := 0
 	for _, l := range b.Lines {
-		for _, p := range l.Parts {
-			n += len(p.Text) + 32
-		}
+		n += len(l.Text) + 64*len(l.Parts) + 1
 	}
 	out := make([]byte, 0, n)
 	for _, l := range b.Lines {
+		out = append(out, l.Text...)
 		for _, p := range l.Parts {
 			out = append(out, p.String()...)
 		}
