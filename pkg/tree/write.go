@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // WriteOptions says what [Write] may overwrite.
@@ -140,32 +143,47 @@ func (m *Manifest) digests() map[string]string {
 	return out
 }
 
+// writeFiles writes the manifest, the cluster's files and each node's, on every
+// processor: what the disk does meanwhile is its own affair.
 func writeFiles(dir string, t *Tree) error {
-	made := map[string]bool{}
-	write := func(path string, content []byte) error {
-		at := filepath.Join(dir, filepath.FromSlash(path))
-		if parent := filepath.Dir(at); !made[parent] {
-			if err := os.MkdirAll(parent, 0o755); err != nil {
-				return err
-			}
-			made[parent] = true
+	jobs := make([]func() error, 0, len(t.Nodes)+2)
+	jobs = append(jobs, func() error {
+		text, err := t.Manifest().JSON()
+		if err != nil {
+			return err
 		}
-		return os.WriteFile(at, content, 0o644)
+		return os.WriteFile(filepath.Join(dir, ManifestName), text, 0o644)
+	}, func() error { return writeBelow(dir, t.Files) })
+	for _, n := range t.Nodes {
+		jobs = append(jobs, func() error { return writeBelow(filepath.Join(dir, "nodes", n.Name), n.Files) })
 	}
-	for path, f := range t.All() {
+	var running errgroup.Group
+	running.SetLimit(runtime.GOMAXPROCS(0))
+	for _, job := range jobs {
+		running.Go(job)
+	}
+	if err := running.Wait(); err != nil {
+		return fmt.Errorf("write the output: %w", err)
+	}
+	return nil
+}
+
+func writeBelow(dir string, files []*File) error {
+	made := ""
+	for _, f := range files {
 		if f.Kind != Regular {
 			continue
 		}
-		if err := write(path, f.Body.Bytes()); err != nil {
-			return fmt.Errorf("write the output: %w", err)
+		at := filepath.Join(dir, filepath.FromSlash(f.Path))
+		if parent := filepath.Dir(at); parent != made {
+			if err := os.MkdirAll(parent, 0o755); err != nil {
+				return err
+			}
+			made = parent
 		}
-	}
-	text, err := t.Manifest().JSON()
-	if err != nil {
-		return err
-	}
-	if err := write(ManifestName, text); err != nil {
-		return fmt.Errorf("write the output: %w", err)
+		if err := os.WriteFile(at, f.Body.Bytes(), 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
 }
