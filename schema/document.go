@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"fmt"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -44,6 +45,21 @@ func (d *Document) Written(path string) bool {
 	return ok
 }
 
+// Text is what the user wrote for the field: a scalar as it is read, and of a
+// list or mapping only how many entries it has. It is "" for what is not written.
+func (d *Document) Text(path string) string {
+	at, ok := d.places[path]
+	switch {
+	case !ok:
+		return ""
+	case at.value.Kind == yaml.ScalarNode:
+		return at.value.Value
+	case at.value.Kind == yaml.MappingNode:
+		return fmt.Sprintf("%d fields", len(at.value.Content)/2)
+	}
+	return fmt.Sprintf("%d entries", len(at.value.Content))
+}
+
 // Origin is the field itself when the user wrote it, and the schema's default otherwise.
 func (d *Document) Origin(path string) origin.Origin {
 	if d.Written(path) {
@@ -60,7 +76,7 @@ func (d *Document) Pos(path string) diag.Pos { return d.pos(path, false) }
 func (d *Document) KeyPos(path string) diag.Pos { return d.pos(path, true) }
 
 func (d *Document) pos(path string, wantKey bool) diag.Pos {
-	for p := path; p != ""; p = parent(p) {
+	for p := path; p != ""; p = Parent(p) {
 		at, ok := d.places[p]
 		if !ok {
 			continue
@@ -85,8 +101,8 @@ func nodePos(file string, n *yaml.Node) diag.Pos {
 	return diag.Pos{File: file, Line: n.Line, Col: n.Column, Len: max(length, 1)}
 }
 
-// parent cuts the last step off a path; "" at the root.
-func parent(path string) string {
+// Parent cuts the last step off a path; "" at the root.
+func Parent(path string) string {
 	if strings.HasSuffix(path, `"]`) {
 		return path[:strings.LastIndex(path, `["`)]
 	}

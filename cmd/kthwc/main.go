@@ -55,7 +55,7 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newSchema, newConfig, newRender, newShow, newExplain, newVersions, newVersion,
+	newInit, newValidate, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newVersions, newVersion,
 }
 
 func run(ctx context.Context, args []string, std stdio, getenv func(string) string) int {
@@ -112,15 +112,18 @@ func (s *session) report(err error) int {
 	return exitFailure
 }
 
-// colored says whether diagnostics have colours.
-func (s *session) colored() bool {
+// colored says whether diagnostics have colours, coloredOut whether data has.
+func (s *session) colored() bool    { return s.coloredOn(s.err) }
+func (s *session) coloredOut() bool { return s.coloredOn(s.out) }
+
+func (s *session) coloredOn(w io.Writer) bool {
 	switch s.color {
 	case "always":
 		return true
 	case "never":
 		return false
 	}
-	f, ok := s.err.(*os.File)
+	f, ok := w.(*os.File)
 	if !ok || s.getenv("NO_COLOR") != "" || s.getenv("CI") != "" || s.getenv("TERM") == "dumb" || s.getenv("TERM") == "" {
 		return false
 	}

@@ -37,7 +37,7 @@ func newValidate(s *session) *cobra.Command {
 }
 
 func newRender(s *session) *cobra.Command {
-	var dir string
+	var dir, format string
 	var force, check bool
 	cmd := &cobra.Command{
 		Use:   "render",
@@ -49,7 +49,7 @@ func newRender(s *session) *cobra.Command {
 				return err
 			}
 			if check {
-				return s.check(dir, b.tree)
+				return s.check(dir, b, format)
 			}
 			if err := tree.Write(dir, b.tree, tree.WriteOptions{Force: force}); err != nil {
 				return refused(err)
@@ -60,7 +60,8 @@ func newRender(s *session) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&dir, "output", "o", "rendered", "the directory to write")
 	cmd.Flags().BoolVar(&force, "force", false, "replace hand edits, and directories that kthwc did not write")
-	cmd.Flags().BoolVar(&check, "check", false, "write nothing; list what would change and exit 2 if anything would")
+	cmd.Flags().BoolVar(&check, "check", false, "write nothing; say what would change and why, and exit 2 if anything would")
+	cmd.Flags().StringVar(&format, "format", "text", "of --check: text or json")
 	return cmd
 }
 
@@ -96,22 +97,6 @@ func (s *session) summary(dir string, t *tree.Tree) {
 	}
 	w.Flush()
 	fmt.Fprintf(s.err, "\n%s: %d files for %d nodes; %d of them wait for certificates or keys\n", dir, files+1, len(t.Nodes), waiting)
-}
-
-// check compares the directory with what would be rendered.
-func (s *session) check(dir string, t *tree.Tree) error {
-	m, err := tree.ReadManifest(dir)
-	if err != nil {
-		return &exitError{exitFailure, fmt.Sprintf("%s has no readable manifest: %v", dir, err), "render it first"}
-	}
-	changes := m.Changes(t.Manifest(), func(path string) ([]byte, error) { return os.ReadFile(dir + "/" + path) })
-	for _, c := range changes {
-		fmt.Fprintln(s.out, c)
-	}
-	if len(changes) > 0 {
-		return &exitError{code: exitPending, message: fmt.Sprintf("%d files differ", len(changes))}
-	}
-	return nil
 }
 
 func newShow(s *session) *cobra.Command {
@@ -203,16 +188,24 @@ func (s *session) explain(b *built, number int, l tree.Line) {
 
 // because is one source in words.
 func (b *built) because(source string) string {
-	if id, ok := strings.CutPrefix(source, origin.PrefixFixed); ok {
-		return render.Reason(id)
-	}
-	if id, ok := strings.CutPrefix(source, origin.PrefixRow); ok {
-		return fmt.Sprintf("version table, %s: %s", id, b.cluster.Release.Reference(id))
-	}
-	if path, ok := strings.CutPrefix(source, origin.PrefixDefault); ok {
-		return fmt.Sprintf("default of %s: %s", path, schema.Doc(path))
+	if text, ok := notAField(source, b.cluster.Release); ok {
+		return text
 	}
 	return fmt.Sprintf("%s %s", b.doc.Pos(source), source)
+}
+
+// notAField is a source that no cluster.yaml writes, in words.
+func notAField(source string, release *schema.Release) (string, bool) {
+	if id, ok := strings.CutPrefix(source, origin.PrefixFixed); ok {
+		return render.Reason(id), true
+	}
+	if id, ok := strings.CutPrefix(source, origin.PrefixRow); ok {
+		return fmt.Sprintf("version table, %s: %s", id, release.Reference(id)), true
+	}
+	if path, ok := strings.CutPrefix(source, origin.PrefixDefault); ok {
+		return fmt.Sprintf("default of %s: %s", path, schema.Doc(path)), true
+	}
+	return "", false
 }
 
 func newConfig(s *session) *cobra.Command {

@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/kthwc/kthwc/pkg/origin"
@@ -43,9 +41,11 @@ type Entry struct {
 // ManifestNode is one host.
 type ManifestNode struct {
 	Name       string             `json:"name"`
+	From       []string           `json:"from"`
 	Roles      []string           `json:"roles"`
 	Connection ManifestConnection `json:"connection"`
 	Swap       string             `json:"swap"`
+	SwapFrom   []string           `json:"swapFrom"`
 	Users      []ManifestFact     `json:"users,omitempty"`
 	Packages   []ManifestFact     `json:"packages,omitempty"`
 	Binaries   []ManifestFact     `json:"binaries,omitempty"`
@@ -55,11 +55,12 @@ type ManifestNode struct {
 
 // ManifestConnection is how the operator reaches a node.
 type ManifestConnection struct {
-	Address string `json:"address"`
-	Port    int    `json:"port"`
-	User    string `json:"user"`
-	HostKey string `json:"hostKey,omitempty"`
-	Bastion string `json:"bastion,omitempty"`
+	Address string   `json:"address"`
+	Port    int      `json:"port"`
+	User    string   `json:"user"`
+	HostKey string   `json:"hostKey,omitempty"`
+	Bastion string   `json:"bastion,omitempty"`
+	From    []string `json:"from"`
 }
 
 // ManifestFact is a user, a package or a binary.
@@ -74,10 +75,11 @@ type ManifestFact struct {
 
 // ManifestUnit is a systemd unit.
 type ManifestUnit struct {
-	Name    string `json:"name"`
-	Enabled bool   `json:"enabled"`
-	Started bool   `json:"started"`
-	Gate    string `json:"gate,omitempty"`
+	Name    string   `json:"name"`
+	Enabled bool     `json:"enabled"`
+	Started bool     `json:"started"`
+	Gate    string   `json:"gate,omitempty"`
+	From    []string `json:"from"`
 }
 
 // Manifest describes the tree.
@@ -95,7 +97,8 @@ func (t *Tree) Manifest() *Manifest {
 
 func (m *Manifest) node(n *Node, known map[*Body][2]string) ManifestNode {
 	c := n.Connection
-	out := ManifestNode{Name: n.Name, Roles: n.Roles, Swap: n.Swap, Connection: ManifestConnection{c.Address, c.Port, c.User, c.HostKey, c.Bastion}}
+	out := ManifestNode{Name: n.Name, From: n.From.Sources(), Roles: n.Roles, Swap: n.Swap, SwapFrom: n.SwapFrom.Sources(),
+		Connection: ManifestConnection{c.Address, c.Port, c.User, c.HostKey, c.Bastion, c.From.Sources()}}
 	for _, u := range n.Users {
 		out.Users = append(out.Users, ManifestFact{Name: u.Name, Path: u.Home, From: u.From.Sources()})
 	}
@@ -106,7 +109,7 @@ func (m *Manifest) node(n *Node, known map[*Body][2]string) ManifestNode {
 		out.Binaries = append(out.Binaries, ManifestFact{Name: b.Name, Version: b.Version, Arch: b.Arch, Path: b.Path, From: b.From.Sources()})
 	}
 	for _, u := range n.Units {
-		out.Units = append(out.Units, ManifestUnit{u.Name, u.Enabled, u.Started, u.Gate})
+		out.Units = append(out.Units, ManifestUnit{u.Name, u.Enabled, u.Started, u.Gate, u.From.Sources()})
 	}
 	for _, f := range n.Files {
 		out.Entries = append(out.Entries, m.entry(f, known))
@@ -163,51 +166,4 @@ func (b *Body) sources() []string {
 func (m *Manifest) JSON() ([]byte, error) {
 	text, err := json.MarshalIndent(m, "", " ")
 	return append(text, '\n'), err
-}
-
-// Changes lists the files that differ between the rendered directory that m
-// describes and a later manifest: "+ path", "- path" or "~ path". onDisk reads
-// a file of the directory, so that hand edits count.
-func (m *Manifest) Changes(now *Manifest, onDisk func(path string) ([]byte, error)) []string {
-	was, is := m.digests(), now.digests()
-	var out []string
-	for _, path := range slices.Sorted(maps.Keys(is)) {
-		content, err := onDisk(path)
-		switch {
-		case was[path] == "" || err != nil:
-			out = append(out, "+ "+path)
-		case Digest(content) != is[path]:
-			out = append(out, "~ "+path)
-		}
-	}
-	for _, path := range slices.Sorted(maps.Keys(was)) {
-		if is[path] == "" {
-			out = append(out, "- "+path)
-		}
-	}
-	return append(out, m.metadataChanges(now)...)
-}
-
-// metadataChanges lists the nodes whose facts beside file contents differ.
-func (m *Manifest) metadataChanges(now *Manifest) []string {
-	describe := func(m *Manifest) map[string]string {
-		out := map[string]string{}
-		for _, n := range m.Nodes {
-			n.Entries = slices.Clone(n.Entries)
-			for i := range n.Entries {
-				n.Entries[i].Digest, n.Entries[i].Source = "", ""
-			}
-			text, _ := json.Marshal(n)
-			out[n.Name] = string(text)
-		}
-		return out
-	}
-	was, is := describe(m), describe(now)
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(is)) {
-		if was[name] != is[name] {
-			out = append(out, "~ "+ManifestName+": "+name)
-		}
-	}
-	return out
 }

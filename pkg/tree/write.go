@@ -81,35 +81,14 @@ func mayReplace(dir string, force bool) error {
 
 // unedited compares the directory with its own manifest.
 func unedited(dir string) error {
-	m, err := ReadManifest(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	r, err := ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return &RefusedError{dir, "it has files and no " + ManifestName + ": kthwc did not write it", "name another directory, or use --force"}
-	}
-	if err != nil {
+	case err != nil:
 		return &RefusedError{dir, err.Error(), "use --force to write it anew"}
-	}
-	want := m.digests()
-	edited := ""
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || edited != "" {
-			return err
-		}
-		rel, _ := filepath.Rel(dir, path)
-		rel = filepath.ToSlash(rel)
-		if rel == ManifestName {
-			return nil
-		}
-		content, err := os.ReadFile(path)
-		if err == nil && want[rel] != Digest(content) {
-			edited = rel
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("look at the output: %w", err)
-	}
-	if edited != "" {
-		return &RefusedError{dir, edited + " was changed by hand", "put the change into cluster.yaml, then use --force"}
+	case len(r.Edited) > 0:
+		return &RefusedError{dir, r.Edited[0] + " was changed by hand", "put the change into cluster.yaml, then use --force"}
 	}
 	return nil
 }
@@ -125,22 +104,6 @@ func ReadManifest(dir string) (*Manifest, error) {
 		return nil, fmt.Errorf("%s cannot be read: %w", ManifestName, err)
 	}
 	return &m, nil
-}
-
-// digests maps every file on disk to the digest of its content.
-func (m *Manifest) digests() map[string]string {
-	out := map[string]string{}
-	for _, e := range m.Files {
-		out[e.Path] = e.Digest
-	}
-	for _, n := range m.Nodes {
-		for _, e := range n.Entries {
-			if e.Kind == Regular {
-				out[OnDisk(n.Name, e.Path)] = e.Digest
-			}
-		}
-	}
-	return out
 }
 
 // writeFiles writes the manifest, the cluster's files and each node's, on every
