@@ -65,7 +65,7 @@ func write(t *testing.T, input, dir string) {
 	if faults.HasErrors() {
 		t.Fatal(faults)
 	}
-	out, faults := render.Render(c, render.Input{Source: source})
+	out, faults := render.Render(c, render.Input{Source: source, Project: os.DirFS(filepath.Dir(input))})
 	if faults.HasErrors() {
 		t.Fatal(faults)
 	}

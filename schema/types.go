@@ -47,6 +47,7 @@ type Spec struct {
 	ConfigPatches ConfigPatches                `json:"configPatches,omitempty"` //
 	Files         []ExtraFile                  `json:"files,omitempty"`
 	Units         []ExtraUnit                  `json:"units,omitempty"`
+	Overlays      []string                     `json:"overlays,omitempty"` // jsonnet files, relative to the directory of cluster.yaml
 }
 
 // Kubernetes says which release the nodes run.

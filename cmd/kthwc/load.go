@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/kthwc/kthwc/pkg/compile"
@@ -37,8 +38,12 @@ func (s *session) build() (*built, error) {
 		b.faults = append(b.faults, faults...)
 	}
 	if b.cluster != nil {
+		input, err := s.input(source)
+		if err != nil {
+			return nil, err
+		}
 		var faults diag.List
-		b.tree, faults = render.Render(b.cluster, render.Input{Source: source})
+		b.tree, faults = render.Render(b.cluster, input)
 		for i := range faults {
 			if faults[i].Path != "" && !faults[i].Pos.IsValid() {
 				faults[i].Pos = b.doc.Pos(faults[i].Path)
@@ -47,6 +52,51 @@ func (s *session) build() (*built, error) {
 		b.faults = append(b.faults, faults...)
 	}
 	return b, s.diagnose(b.faults, source)
+}
+
+// input is what rendering takes beside the model: the overlays that flags name,
+// and a view of the project directory that does not lead outside.
+func (s *session) input(source []byte) (render.Input, error) {
+	dir := s.project()
+	in := render.Input{Source: source}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return in, err
+	}
+	in.Project = root.FS()
+	for _, name := range s.overlays {
+		inside, err := within(dir, name)
+		if err != nil {
+			return in, err
+		}
+		in.Overlays = append(in.Overlays, inside)
+	}
+	return in, nil
+}
+
+// project is the directory that cluster.yaml is in.
+func (s *session) project() string {
+	if s.file == "-" {
+		return "."
+	}
+	return filepath.Dir(s.file)
+}
+
+// within is the name of a file relative to a directory that it lies in.
+func within(dir, name string) (string, error) {
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	file, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	inside, err := filepath.Rel(absolute, file)
+	if err != nil || !filepath.IsLocal(inside) {
+		return "", &exitError{exitUsage, fmt.Sprintf("%s is outside %s, the directory of cluster.yaml", name, absolute), "put the overlay beside cluster.yaml: whoever reviews the one must see the other"}
+	}
+	return filepath.ToSlash(inside), nil
 }
 
 func (s *session) name() string {

@@ -48,9 +48,10 @@ func (e *exitError) Error() string { return e.message }
 // session is the state of one run.
 type session struct {
 	stdio
-	file   string
-	color  string
-	getenv func(string) string
+	file     string
+	color    string
+	overlays []string
+	getenv   func(string) string
 }
 
 // verbs are the commands, in the order of help.
@@ -67,6 +68,7 @@ func run(ctx context.Context, args []string, std stdio, getenv func(string) stri
 		SilenceUsage:  true,
 	}
 	root.PersistentFlags().StringVarP(&s.file, "file", "f", defaultFile(getenv), "the cluster.yaml to read; - is standard input")
+	root.PersistentFlags().StringArrayVar(&s.overlays, "overlay", nil, "a jsonnet function(node, files) to lay over the files, after those of cluster.yaml")
 	root.PersistentFlags().StringVar(&s.color, "color", "auto", "auto, always or never")
 	for _, verb := range verbs {
 		root.AddCommand(verb(s))
@@ -131,9 +133,24 @@ func (s *session) coloredOn(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
+// textOf is the text that positions in a file point into: cluster.yaml, or an
+// overlay beside it.
+func (s *session) textOf(file string, source []byte) []byte {
+	if file == s.name() {
+		return source
+	}
+	root, err := os.OpenRoot(s.project())
+	if err != nil {
+		return nil
+	}
+	defer root.Close()
+	text, _ := root.ReadFile(file) // without it, only the position is printed
+	return text
+}
+
 // diagnose prints faults; an error among them ends the run.
 func (s *session) diagnose(faults diag.List, source []byte) error {
-	o := diag.Options{Color: s.colored(), Source: func(string) []byte { return source }}
+	o := diag.Options{Color: s.colored(), Source: func(file string) []byte { return s.textOf(file, source) }}
 	if err := diag.Print(s.err, faults, o); err != nil {
 		return err
 	}

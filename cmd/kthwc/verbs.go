@@ -205,6 +205,9 @@ func notAField(source string, release *schema.Release) (string, bool) {
 	if path, ok := strings.CutPrefix(source, origin.PrefixDefault); ok {
 		return fmt.Sprintf("default of %s: %s", path, schema.Doc(path)), true
 	}
+	if file, ok := strings.CutPrefix(source, origin.PrefixOverlay); ok {
+		return "the overlay " + file, true
+	}
 	return "", false
 }
 

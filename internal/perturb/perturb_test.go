@@ -114,6 +114,7 @@ var changes = []struct {
 	{`^spec\.files\[0\]\.mode$`, [][]edit{{{"PATH", `"0600"`}}}},
 	{`^spec\.files\[0\]\.(owner|group)$`, [][]edit{{{"PATH", "nobody"}}}},
 	{`^spec\.files\[0\]\.on\[0\]$`, [][]edit{{{"PATH", "controller-0"}}}},
+	{`^spec\.overlays\[0\]$`, [][]edit{{{"PATH", "overlays/other.jsonnet"}}}},
 	{`^spec\.units\[.*\]\.content$`, [][]edit{{{"PATH", "other"}}}},
 	{`^spec\.units\[.*\]\.enabled$`, [][]edit{{{"PATH", "false"}}}},
 	{`^spec\.units\[.*\]\.on\[0\]$`, [][]edit{{{"PATH", "controller-0"}}}},
@@ -130,7 +131,7 @@ func rendered(source []byte) (snapshot, diag.List) {
 	if faults.HasErrors() {
 		return nil, faults
 	}
-	out, faults := render.Render(c, render.Input{Source: source})
+	out, faults := render.Render(c, render.Input{Source: source, Project: os.DirFS("../../golden/customised")})
 	if faults.HasErrors() {
 		return nil, faults
 	}

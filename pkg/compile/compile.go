@@ -282,6 +282,7 @@ func (r *resolver) custom() {
 			Owner: r.text(at+".owner", f.Owner), Group: r.text(at+".group", f.Group), On: r.texts(at+".on", f.On), From: r.doc.Origin(at + ".path"),
 		})
 	}
+	c.Overlays = r.texts("spec.overlays", s.Overlays)
 	for _, u := range s.Units {
 		at := "spec.units[" + u.Name + "]"
 		c.Units = append(c.Units, ExtraUnit{

@@ -75,6 +75,7 @@ type Cluster struct {
 	Patches   []Patch
 	Files     []ExtraFile
 	Units     []ExtraUnit
+	Overlays  []Text // jsonnet files, relative to the directory of cluster.yaml
 }
 
 // Network is the address plan. Slices hold one entry, or IPv4 and IPv6.

@@ -111,6 +111,11 @@ var Codes = []Code{
 	{"E0221", "secret-mode", Error, "a secret that others can read", "Files with private keys, encryption keys or client credentials are readable by their owner only."},
 	{"E0225", "architecture", Error, "a program of another architecture", "The machine could not run it (Exec format error)."},
 	{"E0232", "patch", Error, "a patch that cannot be merged", "configPatches are merged over the rendered configuration as RFC 7386 says: mappings into mappings, everything else replaces."},
+	{"E0233", "overlay", Error, "an overlay that cannot be laid over",
+		"An overlay is a jsonnet file in the directory of cluster.yaml. It is a function that is called for every node and returns what it changes, by path:\n\n" +
+			"  function(node, files) {\n    local kubelet = '/var/lib/kubelet/config.yaml',\n    [if kubelet in files then kubelet]: files[kubelet] { data+: { serializeImagePulls: false } },\n    '/etc/motd': { content: 'This is %s.\\n' % node.name },\n  }\n\n" +
+			"A path that is not returned stays as it is, and null leaves a file out. A file has content, and data where the content is YAML, JSON or TOML; change one of the two. mode, owner, group and readers (units that must learn of a change) are optional. " +
+			"Names of secrets must stay where they are, imports come from the same directory only, and a call has bounds of time, memory and size."},
 
 	{"W0101", "open-access", Warning, "the API and SSH are open to everybody",
 		"access.operatorCIDRs was left at 0.0.0.0/0. Client certificates still guard the API, but scanners find it within minutes. Note that workers that use the public address come from their own external addresses: these must stay allowed."},

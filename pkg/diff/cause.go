@@ -34,6 +34,7 @@ func (c *comparison) because(from, to origin.Origin) []Cause {
 	}
 	for _, only := range []func(string) bool{
 		func(s string) bool { return from.Has(s) != to.Has(s) && !strings.HasPrefix(s, origin.PrefixFixed) },
+		func(s string) bool { return strings.HasPrefix(s, origin.PrefixOverlay) },
 		func(s string) bool { return strings.HasPrefix(s, origin.PrefixRow) },
 		func(s string) bool { return strings.HasPrefix(s, origin.PrefixFixed) },
 		func(string) bool { return true },

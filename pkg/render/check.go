@@ -122,7 +122,7 @@ func usersField(o origin.Origin) string {
 // userFile says whether the content is the user's own, which may say anything.
 func userFile(f *tree.File) bool {
 	for _, s := range f.From.Sources() {
-		if strings.HasPrefix(s, "spec.files[") || strings.HasPrefix(s, "spec.units[") {
+		if strings.HasPrefix(s, "spec.files[") || strings.HasPrefix(s, "spec.units[") || strings.HasPrefix(s, origin.PrefixOverlay) {
 			return true
 		}
 	}

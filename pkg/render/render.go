@@ -7,6 +7,7 @@
 package render
 
 import (
+	"io/fs"
 	"runtime"
 	"strings"
 	"sync"
@@ -22,7 +23,9 @@ import (
 
 // Input is what is rendered beside the model.
 type Input struct {
-	Source []byte // cluster.yaml, verbatim
+	Source   []byte   // cluster.yaml, verbatim
+	Overlays []string // jsonnet files to lay over after those of spec.overlays: names in Project
+	Project  fs.FS    // the directory of cluster.yaml, from which overlays come; must not lead outside. May be nil
 }
 
 // Render makes the tree. The list holds what is wrong with the finished tree;
@@ -32,6 +35,7 @@ func Render(c *compile.Cluster, in Input) (*tree.Tree, diag.List) {
 	r.input(in.Source)
 	r.index()
 	r.all(clusterFiles, len(c.Nodes))
+	r.overlays(in)
 	if len(r.faults) == 0 {
 		r.check()
 	}

@@ -41,7 +41,7 @@ func build(t *testing.T, path string) *tree.Tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, faults := render.Render(model(t, path), render.Input{Source: source})
+	out, faults := render.Render(model(t, path), render.Input{Source: source, Project: os.DirFS(filepath.Dir(path))})
 	if err := faults.Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -221,6 +221,16 @@ func (t *Tree) Node(name string) *Node {
 // File finds a node's file by absolute path; nil if there is none.
 func (n *Node) File(path string) *File { return find(n.Files, path) }
 
+// Replace puts a file in the place of the one with its path.
+func (n *Node) Replace(f *File) error {
+	at, found := slices.BinarySearchFunc(n.Files, f.Path, func(f *File, p string) int { return cmp.Compare(f.Path, p) })
+	if !found {
+		return fmt.Errorf("%s: there is no %s to replace", n.Name, f.Path)
+	}
+	n.Files[at] = f
+	return nil
+}
+
 // File finds a file that belongs to no node; nil if there is none.
 func (t *Tree) File(path string) *File { return find(t.Files, path) }
 
