@@ -168,7 +168,7 @@ var flagRows = map[string][]flagRow{
 	"kubelet": {
 		{"config", at("kubelet-config"), at("kubelet-config"), "The kubelet's own configuration file."},
 		{"container-runtime", constant("remote"), nil, "The runtime is a separate program."},
-		{"container-runtime-endpoint", constant(runtimeEndpoint), nil, "The socket of the runtime."},
+		{"container-runtime-endpoint", constant(RuntimeEndpoint), nil, "The socket of the runtime."},
 		{"image-pull-progress-deadline", constant("2m"), nil, "A pull without progress for this long is given up."},
 		{"kubeconfig", at("kubeconfig/kubelet"), at("kubeconfig/kubelet"), "How the kubelet reaches the API server, and as whom: system:node:NAME."},
 		{"network-plugin", constant("cni"), nil, "Pods get their network from CNI plugins."},
@@ -183,7 +183,8 @@ var flagRows = map[string][]flagRow{
 	},
 }
 
-const runtimeEndpoint = "unix:///var/run/containerd/containerd.sock"
+// RuntimeEndpoint is the socket that containerd listens on.
+const RuntimeEndpoint = "unix:///var/run/containerd/containerd.sock"
 
 func token(c *Cluster, _ *Node) Text   { return c.Etcd.Token }
 func initial(c *Cluster, _ *Node) Text { return c.Etcd.Initial }

@@ -102,7 +102,6 @@ var layout = []layoutRow{
 	// Component configuration.
 	{"encryption-config", "/etc/kubernetes/encryption-config.yaml", "/var/lib/kubernetes/encryption-config.yaml", 0o600, "root"},
 	{"audit-policy", "/etc/kubernetes/audit-policy.yaml", "", 0o600, "root"},
-	{"admission-config", "/etc/kubernetes/admission-config.yaml", "", 0o600, "root"},
 	{"scheduler-config", "/etc/kubernetes/kube-scheduler.yaml", "/etc/kubernetes/config/kube-scheduler.yaml", 0o600, "root"},
 	{"kubelet-config", "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubelet-config.yaml", 0o600, "root"},
 	{"kube-proxy-config", "/etc/kubernetes/kube-proxy.yaml", "/var/lib/kube-proxy/kube-proxy-config.yaml", 0o600, "root"},

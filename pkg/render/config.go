@@ -60,7 +60,7 @@ func (b *builder) kubelet() {
 	f("runtimeRequestTimeout", "15m")
 	m.Fixed("tlsCertFile", b.c.Path("cert/kubelet-serving", b.n), nodePath(b))
 	m.Fixed("tlsPrivateKeyFile", b.c.Path("key/kubelet-serving", b.n), nodePath(b))
-	f("containerRuntimeEndpoint", "unix:///var/run/containerd/containerd.sock")
+	f("containerRuntimeEndpoint", compile.RuntimeEndpoint)
 	if runtime := b.n.Setting("containerd-config-version"); runtime.V != "1" {
 		m.Fixed("cgroupDriver", "systemd", origin.Join(fixed("kubelet-cgroupDriver"), runtime.From))
 	}
@@ -169,7 +169,7 @@ func (b *builder) cni() {
 	}
 	whole.Str("cniVersion", version).Fixed("name", "bridge", from)
 	b.file("cni-bridge", emit.JSON(whole), "containerd.service")
-	b.alike("cni-loopback", "containerd.service", func() *tree.Body { return emit.JSON(loopback(version)) })
+	b.alike("cni-loopback", func() *tree.Body { return emit.JSON(loopback(version)) }, "containerd.service")
 }
 
 // loopback is the interface lo of every pod.
@@ -179,9 +179,22 @@ func loopback(version compile.Text) *emit.Map {
 
 // containerd is config.toml in the version that this containerd reads.
 func (b *builder) containerd() {
-	b.alike("containerd-config", "containerd.service", b.containerdConfig)
+	b.alike("containerd-config", b.containerdConfig, "containerd.service")
 	b.mirrors()
 	b.proxy()
+	b.crictl()
+}
+
+// crictl tells the runtime's debugging tool where the runtime is.
+func (b *builder) crictl() {
+	if b.c.Path("crictl-config", b.n) == "" {
+		return
+	}
+	b.alike("crictl-config", func() *tree.Body {
+		m := emit.NewMap(fixed("crictl"))
+		m.Fixed("runtime-endpoint", compile.RuntimeEndpoint, fixed("crictl")).Fixed("image-endpoint", compile.RuntimeEndpoint, fixed("crictl"))
+		return emit.YAML(m)
+	})
 }
 
 func (b *builder) containerdConfig() *tree.Body {

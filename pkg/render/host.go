@@ -70,8 +70,8 @@ func (b *builder) kernel() {
 	if len(b.c.Network.Pods) > 1 {
 		sysctl.add("net.ipv6.conf.all.forwarding = 1", fixed("sysctl-forward"))
 	}
-	b.alike("modules", "systemd-modules-load.service", modules.body)
-	b.alike("sysctl", "systemd-sysctl.service", sysctl.body)
+	b.alike("modules", modules.body, "systemd-modules-load.service")
+	b.alike("sysctl", sysctl.body, "systemd-sysctl.service")
 }
 
 // known are the nodes that this one finds by name.

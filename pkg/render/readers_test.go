@@ -74,6 +74,9 @@ func decodable(where string) bool {
 	if top, _, _ := strings.Cut(where, "/"); top != "nodes" && top != "manifests" && top != "client" {
 		return false // written for people and for kthwc itself
 	}
+	if strings.HasSuffix(where, "/etc/crictl.yaml") {
+		return false // no Kubernetes object
+	}
 	switch filepath.Ext(where) {
 	case ".yaml", ".kubeconfig":
 		return true

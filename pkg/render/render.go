@@ -159,15 +159,15 @@ func (b *builder) newFile(logical string, body *tree.Body, readers ...string) *t
 }
 
 // alike puts a file that says the same on every node of a pool: it is made once.
-func (b *builder) alike(logical, reader string, body func() *tree.Body) {
+func (b *builder) alike(logical string, body func() *tree.Body, readers ...string) {
 	if b.n.Pool == "" {
-		b.file(logical, body(), reader)
+		b.file(logical, body(), readers...)
 		return
 	}
 	key := b.n.Pool + " " + logical
 	f, known := b.pools.Load(key)
 	if !known {
-		f, _ = b.pools.LoadOrStore(key, b.newFile(logical, body(), reader))
+		f, _ = b.pools.LoadOrStore(key, b.newFile(logical, body(), readers...))
 	}
 	b.add(f.(*tree.File))
 }

@@ -31,7 +31,7 @@ var unitRows = map[string]unitRow{
 // service renders a component's unit.
 func (b *builder) service(name, gate string) {
 	if perPool[name] && len(b.n.Addresses) == 1 {
-		b.alike("unit/"+name, name+".service", func() *tree.Body { return b.bodyOf(b.serviceUnit(name)) })
+		b.alike("unit/"+name, func() *tree.Body { return b.bodyOf(b.serviceUnit(name)) }, name+".service")
 	} else {
 		b.unitFile("unit/"+name, name+".service", b.serviceUnit(name))
 	}
@@ -96,8 +96,8 @@ func (b *builder) bodyOf(u *emit.UnitFile) *tree.Body {
 // loopback that knows every controller.
 func (b *builder) apiProxy() {
 	b.as = origin.Join(b.n.AsWorker, b.c.API.WorkersVia.From)
-	b.alike("api-proxy-config", "kthwc-api-proxy.service", b.apiProxyConfig)
-	b.alike("unit/api-proxy", "kthwc-api-proxy.service", func() *tree.Body { return b.bodyOf(b.apiProxyUnit()) })
+	b.alike("api-proxy-config", b.apiProxyConfig, "kthwc-api-proxy.service")
+	b.alike("unit/api-proxy", func() *tree.Body { return b.bodyOf(b.apiProxyUnit()) }, "kthwc-api-proxy.service")
 	b.unit("kthwc-api-proxy.service", "")
 	b.packages("haproxy")
 }
