@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/emit"
@@ -20,7 +21,12 @@ func str(p origin.Value[netip.Prefix]) compile.Text { return origin.Map(p, netip
 func (b *builder) encryption() {
 	e := &b.c.Encryption
 	from := fixed("encryption")
-	m := emit.NewMap(from).Fixed("apiVersion", "apiserver.config.k8s.io/v1", from).Fixed("kind", "EncryptionConfiguration", from)
+	kind := origin.Of("apiserver.config.k8s.io/v1 EncryptionConfiguration", from)
+	if !b.hardened() {
+		kind = b.n.Setting("tutorial-encryption-kind")
+	}
+	apiVersion, name, _ := strings.Cut(kind.V, " ")
+	m := emit.NewMap(from).Fixed("apiVersion", apiVersion, kind.From).Fixed("kind", name, kind.From)
 	var keys []emit.Value
 	for _, k := range e.Keys {
 		key := emit.NewMap(k.From).Str("name", k)

@@ -105,28 +105,6 @@ func TestUnitsReadBack(t *testing.T) {
 	}
 }
 
-// The tutorial at 1.21 has exactly the flags of its edition.
-func TestTutorialFlags(t *testing.T) {
-	want := map[string]int{"etcd": 17, "kube-apiserver": 29, "kube-controller-manager": 12, "kube-scheduler": 2, "kubelet": 8, "kube-proxy": 1}
-	out := build(t, "../../examples/kthw-1.21.yaml")
-	total := 0
-	for unit, n := range want {
-		node := out.Node("controller-0")
-		if unit == "kubelet" || unit == "kube-proxy" {
-			node = out.Node("worker-0")
-		}
-		f := node.File("/etc/systemd/system/" + unit + ".service")
-		got := strings.Count(string(f.Body.Bytes()), "\n  --")
-		if got != n {
-			t.Errorf("%s has %d flags, want %d", unit, got, n)
-		}
-		total += got
-	}
-	if total != 69 {
-		t.Errorf("%d flags in all, want 69", total)
-	}
-}
-
 // Two renders give the same bytes.
 func TestRenderIsDeterministic(t *testing.T) {
 	for _, path := range inputs(t) {

@@ -2,10 +2,26 @@
 // certificate: logs, exec and metrics go this way.
 local k = import 'k8s.libsonnet';
 
+local name = 'system:kube-apiserver-to-kubelet';
+
+local role(verbs, user) = k.role(name, [{
+  apiGroups: [''],
+  resources: ['nodes/proxy', 'nodes/stats', 'nodes/log', 'nodes/spec', 'nodes/metrics'],
+  verbs: verbs,
+}], k.subject('User', user));
+
+// The tutorial's own writing: every verb, its labels, and its name of the binding.
+local tutorial =
+  local both = role(['*'], 'kubernetes');
+  [
+    both[0] {
+      metadata+: {
+        annotations: { 'rbac.authorization.kubernetes.io/autoupdate': 'true' },
+        labels: { 'kubernetes.io/bootstrapping': 'rbac-defaults' },
+      },
+    },
+    both[1] { metadata+: { name: 'system:kube-apiserver' } },
+  ];
+
 function(cluster)
-  local hardened = cluster.profile == 'hardened';
-  k.role('system:kube-apiserver-to-kubelet', [{
-    apiGroups: [''],
-    resources: ['nodes/proxy', 'nodes/stats', 'nodes/log', 'nodes/spec', 'nodes/metrics'],
-    verbs: if hardened then ['get', 'create'] else ['*'],
-  }], k.subject('User', if hardened then 'kube-apiserver-kubelet-client' else 'kubernetes'))
+  if cluster.profile == 'tutorial' then tutorial else role(['get', 'create'], 'kube-apiserver-kubelet-client')
