@@ -32,7 +32,7 @@ var changes = []struct {
 	sets [][]edit
 }{
 	{`^metadata\.name$`, [][]edit{{{"PATH", "other"}}}},
-	{`^spec\.kubernetes\.version$`, [][]edit{{{"PATH", `"1.37.1"`}}, {{"PATH", `"1.32.3"`}}, {{"PATH", `"1.21.0"`}}, {{"PATH", `"1.21.0"`}, {"spec.extraArgs", ""}}}},
+	{`^spec\.kubernetes\.version$`, [][]edit{{{"PATH", `"1.37.1"`}}, {{"PATH", `"1.32.3"`}}, {{"PATH", `"1.21.0"`}}, {{"PATH", `"1.21.0"`}, {"spec.extraArgs", ""}}, everywhere("1.32.3"), everywhere("1.21.0")}},
 
 	{`^spec\.network\.nodeCIDR$`, [][]edit{{{"PATH", "10.240.0.0/23"}}, {{"PATH", "192.0.2.0/25"}}}},
 	{`^spec\.network\.nodeCIDR\[0\]$`, [][]edit{{{"PATH", "10.240.0.0/23"}}}},
@@ -58,6 +58,11 @@ var changes = []struct {
 	{`^spec\.provider\.gcp\.project$`, [][]edit{{{"PATH", "other-project"}}}},
 	{`^spec\.provider\.gcp\.region$`, [][]edit{{{"PATH", "us-east1"}, {"spec.provider.gcp.zone", "us-east1-b"}}}},
 	{`^spec\.provider\.gcp\.zone$`, [][]edit{{{"PATH", "us-west1-a"}}}},
+
+	{`^spec\.provider\.gcp\.machineType$`, [][]edit{{{"PATH", "e2-standard-8"}}}},
+	{`^spec\.provider\.gcp\.diskSizeGB$`, [][]edit{{{"PATH", "60"}}}},
+	{`^spec\.provider\.gcp\.imageProject$`, [][]edit{{{"PATH", "other-project"}}}},
+	{`^spec\.provider\.gcp\.imageFamily$`, [][]edit{{{"PATH", "other-family"}}}},
 
 	{`^spec\.etcd\.clusterToken$`, [][]edit{{{"PATH", "other"}}}},
 	{`^spec\.kubeProxy\.mode$`, [][]edit{{{"PATH", "ipvs"}}}},
@@ -92,6 +97,7 @@ var changes = []struct {
 	{`^spec\.nodes\[.*\]\.externalAddress$`, [][]edit{{{"PATH", "192.0.2.77"}}}},
 	{`\.arch$`, [][]edit{{{"PATH", "amd64"}, {"NODE.machineType", "e2-standard-4"}}}},
 	{`\.machineType$`, [][]edit{{{"PATH", "c4a-standard-2"}}}},
+	{`\.kubernetesVersion$`, [][]edit{{{"PATH", "1.37.0"}}, everywhere("1.32.3"), everywhere("1.21.0")}},
 	{`\.maxPods$`, [][]edit{{{"PATH", "50"}}}},
 	{`\.resolvConf$`, [][]edit{{{"PATH", "/run/other"}}}},
 	{`\.labels\[.*\]$`, [][]edit{{{"PATH", "other"}}}},
@@ -119,6 +125,12 @@ var changes = []struct {
 	{`^spec\.units\[.*\]\.enabled$`, [][]edit{{{"PATH", "false"}}}},
 	{`^spec\.units\[.*\]\.on\[0\]$`, [][]edit{{{"PATH", "controller-0"}}}},
 	{`^spec\.units\[.*\]\.name$`, [][]edit{{{"PATH", "other.service"}}}},
+}
+
+// everywhere runs another release on every machine of the scenario with mixed
+// patches: a kubelet must not be newer than the API server.
+func everywhere(version string) []edit {
+	return []edit{{"spec.kubernetes.version", version}, {"spec.nodes[worker-0].kubernetesVersion", version}, {"spec.pools[batch].kubernetesVersion", version}}
 }
 
 // rendered is what the source says, or false if it is not valid.
