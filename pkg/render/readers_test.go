@@ -10,6 +10,7 @@ import (
 	"github.com/kthwc/kthwc/internal/readers"
 	"github.com/kthwc/kthwc/pkg/emit"
 	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
 )
 
 // judged are the inputs whose minor has a reader.
@@ -21,6 +22,7 @@ var judged = map[string]string{
 	"../../golden/mixed-pool/cluster.yaml":  "1.37",
 	"../../golden/single-node/cluster.yaml": "1.37",
 	"../../examples/kthw-1.32.yaml":         "1.32",
+	"../../examples/kthw-1.21.yaml":         "1.21",
 }
 
 // Every Kubernetes component accepts its rendered arguments.
@@ -33,6 +35,26 @@ func TestComponentsAcceptTheirFlags(t *testing.T) {
 				continue
 			}
 			readers.Judge(t, []byte(strings.Join(execArgs(t, f), "\n")), reader, "args", component)
+		}
+	}
+}
+
+// The version table has the CoreDNS and the sandbox image that kubeadm of the
+// minor goes with. The tutorial's own 1.21 edition has older choices.
+func TestCompanionsAreKubeadms(t *testing.T) {
+	for _, minor := range []string{"1.32", "1.37"} {
+		release, err := schema.ReleaseOf(minor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(readers.Path(t, "k8s-reader-"+minor), "companions").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"coredns", "pause"} {
+			if want := name + "\t" + release.Setting(name).V + "\n"; !strings.Contains(string(out), want) {
+				t.Errorf("%s: kubeadm has\n%sand the version table %s", minor, out, want)
+			}
 		}
 	}
 }

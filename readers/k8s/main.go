@@ -4,6 +4,7 @@
 //	k8s-reader flags COMPONENT          every flag of the real option set, one per line
 //	k8s-reader args COMPONENT           arguments on standard input, one per line
 //	k8s-reader decode                   YAML documents on standard input
+//	k8s-reader companions               the versions that kubeadm of this minor goes with
 //
 // It is built once per Kubernetes minor from one source (see ../build.sh). It
 // promises exit status 0 when the component would accept the input and 1 with
@@ -27,6 +28,7 @@ import (
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app/constants"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app/options"
 )
 
@@ -45,8 +47,11 @@ func run(args []string, in io.Reader, out io.Writer) error {
 		return parseArgs(args[1], in)
 	case len(args) == 1 && args[0] == "decode":
 		return decode(in)
+	case len(args) == 1 && args[0] == "companions":
+		_, err := fmt.Fprintf(out, "coredns\t%s\npause\t%s\n", strings.TrimPrefix(kubeadm.CoreDNSVersion, "v"), kubeadm.PauseVersion)
+		return err
 	}
-	return fmt.Errorf("usage: k8s-reader flags COMPONENT | args COMPONENT | decode")
+	return fmt.Errorf("usage: k8s-reader flags COMPONENT | args COMPONENT | decode | companions")
 }
 
 func flagSet(component string) (*pflag.FlagSet, error) {
