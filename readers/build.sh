@@ -5,7 +5,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 out=${KTHWC_READERS:-$root/build/readers}
 mkdir -p "$out"
 export CGO_ENABLED=0
-build() { # NAME DIRECTORY [go build flags and package]
+build() { # NAME DIRECTORY [go build flags and package]; NAME/ holds several programs
 	name=$1
 	directory=$2
 	shift 2
@@ -31,3 +31,13 @@ if [ ! -f "$copy/go.mod" ]; then
 	mv "$copy.new" "$copy"
 fi
 build k8s-reader-1.21 k8s -modfile=1.21.mod -tags k8s1_21 .
+build containerd-reader-2.4 containerd -tags no_btrfs .
+build containerd-reader-2.1 containerd -modfile=2.1.mod -tags no_btrfs .
+build containerd-reader-1.4 containerd-1.4 .
+build etcd-3.7 etcd go.etcd.io/etcd/server/v3
+build etcd-3.6 etcd -modfile=3.6.mod go.etcd.io/etcd/server/v3
+build etcd-3.4 etcd-3.4 go.etcd.io/etcd
+build cni-reader-1.9 cni .
+build cni-plugins-1.9/ cni tool
+build cni-reader-0.9 cni -modfile=0.9.mod .
+build cni-plugins-0.9/ cni -modfile=0.9.mod tool

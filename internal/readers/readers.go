@@ -6,6 +6,7 @@ package readers
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +22,8 @@ func Path(t testing.TB, name string) string {
 	if d := os.Getenv("KTHWC_READERS"); d != "" {
 		dir = d
 	}
-	for _, candidate := range []string{filepath.Join(dir, name), filepath.Join("/usr/sbin", name)} {
+	for _, place := range []string{dir, "/usr/sbin", "/usr/lib/systemd"} {
+		candidate := filepath.Join(place, name)
 		if info, err := os.Stat(candidate); err == nil && !info.IsDir() {
 			return candidate
 		}
@@ -29,20 +31,39 @@ func Path(t testing.TB, name string) string {
 	if path, err := exec.LookPath(name); err == nil {
 		return path
 	}
-	if os.Getenv("KTHWC_REQUIRE") == "1" {
-		t.Fatalf("%s is missing, and KTHWC_REQUIRE=1", name)
-	}
-	t.Skipf("%s is missing: `make readers` builds it, or install the package that has it", name)
+	Missing(t, name+" is missing: `make readers` builds it, or install the package that has it")
 	return ""
+}
+
+// Missing ends a test that has not what it needs: skipped, or failed where
+// KTHWC_REQUIRE=1.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("KTHWC_REQUIRE") == "1" {
+		t.Fatalf("%s (KTHWC_REQUIRE=1)", what)
+	}
+	t.Skip(what)
+}
+
+// Run runs a program with content on its standard input and gives what it
+// prints; the error has what it says.
+func Run(content []byte, program string, args ...string) (string, error) {
+	cmd := exec.Command(program, args...)
+	cmd.Stdin = bytes.NewReader(content)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %q: %w\n%s%s", filepath.Base(program), args, err, out, said.Bytes())
+	}
+	return string(out), nil
 }
 
 // Judge runs a program with content on its standard input, and fails the test
 // with what it says if it does not accept it.
 func Judge(t testing.TB, content []byte, program string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(program, args...)
-	cmd.Stdin = bytes.NewReader(content)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("%s %q: %v\n%s", filepath.Base(program), args, err, out)
+	if _, err := Run(content, program, args...); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -260,7 +261,7 @@ func (b *builder) mirrors() {
 			b.dir("dir/registry-hosts")
 		}
 		c := &lines{}
-		c.add(fmt.Sprintf("server = %q", "https://"+m.Registry.V), m.Registry.From)
+		c.add(fmt.Sprintf("server = %q", "https://"+hostOf(m.Registry.V)), m.Registry.From)
 		for _, e := range m.Endpoints {
 			c.add("", fixed("containerd-mirrors"))
 			c.add(fmt.Sprintf("[host.%q]", e.V), e.From)
@@ -272,6 +273,14 @@ func (b *builder) mirrors() {
 		b.as = b.n.AsWorker
 		b.add(&tree.File{Path: dir + "/hosts.toml", Kind: tree.Regular, Mode: 0o644, Owner: "root", Group: "root", Body: c.body(), Readers: []string{"containerd.service"}, From: origin.Join(b.as, m.Registry.From, version.From)})
 	}
+}
+
+// registryHosts are the registries that answer under another name than images
+// say; containerd knows it only where it is told no server.
+var registryHosts = map[string]string{"docker.io": "registry-1.docker.io"}
+
+func hostOf(registry string) string {
+	return cmp.Or(registryHosts[registry], registry)
 }
 
 func (b *builder) proxy() {

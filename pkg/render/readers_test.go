@@ -17,6 +17,8 @@ import (
 var judged = map[string]string{
 	"../../examples/cluster.yaml":           "1.37",
 	"../../examples/lab.yaml":               "1.37",
+	"../../examples/lab-server.yaml":        "1.37",
+	"../../examples/lab-tutorial.yaml":      "1.37",
 	"../../golden/customised/cluster.yaml":  "1.37",
 	"../../golden/dual-stack/cluster.yaml":  "1.37",
 	"../../golden/mixed-pool/cluster.yaml":  "1.37",
@@ -117,48 +119,6 @@ func materialised(content string) []byte {
 		}
 	}
 	return []byte(strings.Join(lines, "\n"))
-}
-
-// nginx accepts the healthz site, with throw-away certificates in its place.
-func TestNginxAcceptsTheSite(t *testing.T) {
-	nginx := readers.Path(t, "nginx")
-	openssl := readers.Path(t, "openssl")
-	for _, path := range []string{"../../examples/cluster.yaml", "../../examples/kthw-1.21.yaml"} {
-		dir := t.TempDir()
-		if out, err := exec.Command(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-keyout", dir+"/key", "-out", dir+"/crt").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		site := build(t, path).Node("controller-0").File("/etc/nginx/sites-available/kubernetes.default.svc.cluster.local")
-		var text strings.Builder
-		for _, line := range site.Body.Lines {
-			l := line.String()
-			switch {
-			case strings.Contains(l, "certificate_key "):
-				l = "proxy_ssl_certificate_key " + dir + "/key;"
-			case strings.Contains(l, "proxy_ssl_trusted_certificate "):
-				l = "proxy_ssl_trusted_certificate " + dir + "/crt;"
-			case strings.Contains(l, "proxy_ssl_certificate "):
-				l = "proxy_ssl_certificate " + dir + "/crt;"
-			}
-			text.WriteString(l + "\n")
-		}
-		config := "pid " + dir + "/pid;\nerror_log " + dir + "/error;\nevents {}\nhttp {\naccess_log off;\n" + text.String() + "}\n"
-		if err := os.WriteFile(dir+"/nginx.conf", []byte(config), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		readers.Judge(t, nil, nginx, "-t", "-q", "-c", dir+"/nginx.conf")
-	}
-}
-
-// haproxy accepts the workers' proxy.
-func TestHAProxyAcceptsTheProxy(t *testing.T) {
-	haproxy := readers.Path(t, "haproxy")
-	file := filepath.Join(t.TempDir(), "haproxy.cfg")
-	body := build(t, "../../examples/cluster.yaml").Node("worker-0").File("/etc/kubernetes/kthwc-api-proxy.cfg").Body
-	if err := os.WriteFile(file, body.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	readers.Judge(t, nil, haproxy, "-c", "-q", "-f", file)
 }
 
 // systemd accepts every unit: programs are stubs in a root of its own.

@@ -145,7 +145,7 @@ func TestEveryURLIsInTheModel(t *testing.T) {
 			known[m.PeerURL.V], known[m.ClientURL.V] = true, true
 		}
 		for _, m := range c.Containerd.Mirrors {
-			known["https://"+m.Registry.V] = true
+			known["https://"+registryItself(m.Registry.V)] = true
 			for _, e := range m.Endpoints {
 				known[url.FindString(e.V)] = true
 			}
