@@ -2,21 +2,21 @@ package tree
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// exchange puts fresh where dir is in one step; what was there is at fresh then.
-func exchange(fresh, dir string) error {
-	_, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.Rename(fresh, dir)
+// exchange puts fresh where dir is in one step, with what was there at fresh
+// then; by two renames where the file system knows no exchange.
+func exchange(w *writer) error {
+	err := unix.Renameat2(unix.AT_FDCWD, w.fresh, unix.AT_FDCWD, w.dir, unix.RENAME_EXCHANGE)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return os.Rename(w.fresh, w.dir)
+	case errors.Is(err, errors.ErrUnsupported) || errors.Is(err, unix.EINVAL):
+		return twoRenames(w)
 	}
-	if err := unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE); err != nil {
-		return fmt.Errorf("exchange %s with the new output: %w", dir, err)
-	}
-	return nil
+	return err
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -190,14 +191,26 @@ type Tree struct {
 	Files   []*File // of no node: manifests/, client/, cloud/, pki/, input/; sorted by path
 }
 
-// Put adds a file to the node. A path given twice is an error.
-func (n *Node) Put(f *File) error { return put(&n.Files, f, n.Name) }
+// Put adds a file to the node. A path that is not absolute and clean, or that
+// is given twice, is an error.
+func (n *Node) Put(f *File) error {
+	if !path.IsAbs(f.Path) || f.Path == "/" {
+		return fmt.Errorf("%s: %q is not an absolute path", n.Name, f.Path)
+	}
+	return put(&n.Files, f, n.Name)
+}
 
-// Put adds a file that belongs to no node.
-func (t *Tree) Put(f *File) error { return put(&t.Files, f, t.Cluster) }
+// Put adds a file that belongs to no node. A path that leads out of the tree,
+// or that is given twice, is an error.
+func (t *Tree) Put(f *File) error {
+	if !filepath.IsLocal(f.Path) || f.Path == "." {
+		return fmt.Errorf("%s: %q is not a path below the tree", t.Cluster, f.Path)
+	}
+	return put(&t.Files, f, t.Cluster)
+}
 
 func put(files *[]*File, f *File, owner string) error {
-	if path.Clean(f.Path) != f.Path || strings.HasPrefix(f.Path, "../") || strings.ContainsAny(f.Path, "\x00\n") {
+	if path.Clean(f.Path) != f.Path || strings.ContainsAny(f.Path, "\x00\n") {
 		return fmt.Errorf("%s: %q is not a clean path", owner, f.Path)
 	}
 	at, found := slices.BinarySearchFunc(*files, f.Path, func(f *File, p string) int { return cmp.Compare(f.Path, p) })

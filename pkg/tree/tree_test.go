@@ -32,8 +32,16 @@ func sample(t *testing.T, text string) *tree.Tree {
 
 func TestPathsAreGivenOnceAndClean(t *testing.T) {
 	n := sample(t, "x").Nodes[0]
-	for _, path := range []string{"/etc/x", "/etc/../y", "../y", "/a//b", "/a\nb", "/a\x00"} {
+	for _, path := range []string{"/etc/x", "/etc/../y", "../y", "/a//b", "/a\nb", "/a\x00", "/..", "/", "", "y"} {
 		if err := n.Put(&tree.File{Path: path}); err == nil {
+			t.Errorf("%q was accepted", path)
+		}
+	}
+}
+
+func TestFilesOfNoNodeStayBelow(t *testing.T) {
+	for _, path := range []string{"/etc/x", "..", "../y", ".", "", "a/../../y", "a\nb"} {
+		if err := sample(t, "x").Put(&tree.File{Path: path}); err == nil {
 			t.Errorf("%q was accepted", path)
 		}
 	}
