@@ -25,6 +25,8 @@ fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./pkg/secret -fuzz FuzzSplit -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzArgument -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzYAML -fuzztime 30s
+	$(GO) test ./pkg/emit -fuzz FuzzFormats -fuzztime 30s
+	$(GO) test ./pkg/emit -fuzz FuzzUnit -fuzztime 30s
 
 bench: ## measure load, build and write at 6, 500 and 5,000 nodes
 	$(GO) test ./internal/bench ./cmd/kthwc -run '^$$' -bench .

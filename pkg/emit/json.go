@@ -8,11 +8,15 @@ import (
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
-// JSON writes a document with two spaces of indentation and sorted keys.
-func JSON(m *Map) *tree.Body {
+// JSON writes a document with two spaces of indentation and sorted keys. What
+// JSON cannot carry is an error.
+func JSON(m *Map) (*tree.Body, error) {
+	if err := carried(m, ""); err != nil {
+		return nil, err
+	}
 	w := &jsonWriter{&tree.Body{}}
 	w.value("", "", m, "")
-	return w.body
+	return w.body, nil
 }
 
 type jsonWriter struct{ body *tree.Body }
@@ -40,6 +44,8 @@ func (w *jsonWriter) value(indent, head string, v Value, tail string) {
 			w.value(indent+"  ", "", item, comma(i, len(v.Items)))
 		}
 		w.body.Add(v.From, indent+"]"+tail)
+	case *Block:
+		w.leaf(v.From, indent+head, v.String(), tail)
 	case Scalar:
 		w.leaf(v.From, indent+head, v.V, tail)
 	}

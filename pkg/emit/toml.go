@@ -13,6 +13,9 @@ import (
 // TOML writes a document: a table's own keys first, then its tables, each with
 // a full header. Lists hold scalars only; null has no writing and is an error.
 func TOML(m *Map) (*tree.Body, error) {
+	if err := carried(m, ""); err != nil {
+		return nil, err
+	}
 	w := &tomlWriter{body: &tree.Body{}}
 	w.table(nil, m)
 	return w.body, w.err
@@ -62,6 +65,8 @@ func (w *tomlWriter) assignment(e entry) []tree.Part {
 			return []tree.Part{{Text: head + `"`}, {Ref: ref}, {Text: `"`}}
 		}
 		return []tree.Part{{Text: head + w.scalar(v)}}
+	case *Block:
+		return []tree.Part{{Text: head + TOMLString(v.String())}}
 	case *List:
 		items := make([]string, len(v.Items))
 		for i, item := range v.Items {
@@ -80,7 +85,7 @@ func (w *tomlWriter) assignment(e entry) []tree.Part {
 func (w *tomlWriter) scalar(s Scalar) string {
 	switch v := s.V.(type) {
 	case string:
-		return tomlString(v)
+		return TOMLString(v)
 	case bool:
 		return strconv.FormatBool(v)
 	case int:
@@ -103,12 +108,12 @@ func tomlKey(key string) string {
 	if bare {
 		return key
 	}
-	return tomlString(key)
+	return TOMLString(key)
 }
 
-// tomlString is a basic string (TOML 1.0.0). JSON's escapes are a subset of
+// TOMLString writes a basic string (TOML 1.0.0); s must be UTF-8. JSON's escapes are a subset of
 // TOML's but for DEL, which TOML does not allow as it is.
-func tomlString(s string) string {
+func TOMLString(s string) string {
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)

@@ -24,9 +24,9 @@ func (u *UnitFile) Section(name string, from origin.Origin) {
 }
 
 // Key writes Key=value. The value stands as it is but for "%", which systemd
-// would expand; control characters are an error.
+// would expand; control characters, and spaces at either end, are an error.
 func (u *UnitFile) Key(key, value string, from origin.Origin) {
-	if hasControl(value) || strings.HasSuffix(value, `\`) {
+	if hasControl(value) || strings.HasSuffix(value, `\`) || strings.Trim(value, " ") != value {
 		u.err = fmt.Errorf("%s=%q: a unit cannot carry this value", key, value)
 		return
 	}
@@ -42,6 +42,10 @@ type Argument struct {
 // Exec writes a command line, one argument to a line. program may begin with
 // systemd's prefixes (@ - : + !); it is not quoted.
 func (u *UnitFile) Exec(key, program string, from origin.Origin, args ...Argument) {
+	if strings.Trim(program, plainArgument+"!") != "" || program == "" {
+		u.err = fmt.Errorf("%s=%q: a program's path is plain", key, program)
+		return
+	}
 	line := key + "=" + program
 	for _, a := range args {
 		word, err := QuoteArgument(a.Text)
@@ -86,8 +90,9 @@ func ParseUnit(text string) ([]Directive, error) {
 	var out []Directive
 	section, pending := "", ""
 	for n, line := range strings.Split(text, "\n") {
-		comment := strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";")
-		if comment || pending == "" && strings.TrimSpace(line) == "" {
+		text := strings.TrimLeft(line, " \t")
+		comment := strings.HasPrefix(text, "#") || strings.HasPrefix(text, ";")
+		if comment || pending == "" && text == "" {
 			continue
 		}
 		if continued, ok := strings.CutSuffix(line, `\`); ok {
@@ -103,7 +108,7 @@ func ParseUnit(text string) ([]Directive, error) {
 		if !ok || section == "" {
 			return nil, fmt.Errorf("line %d: %q is neither a section nor key=value", n+1, line)
 		}
-		out = append(out, Directive{section, strings.TrimSpace(key), strings.TrimSpace(value)})
+		out = append(out, Directive{section, strings.Trim(key, " \t"), strings.Trim(value, " \t")})
 	}
 	return out, nil
 }

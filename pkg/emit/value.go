@@ -11,9 +11,11 @@ package emit
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/pkg/secret"
@@ -292,6 +294,57 @@ func Plain(v Value) any {
 		return v.V
 	}
 	return nil
+}
+
+// carried refuses what no format can carry: text that is not UTF-8, numbers
+// without a writing, and types that nothing here writes.
+func carried(v Value, at string) error {
+	switch v := v.(type) {
+	case *Map:
+		for _, e := range v.entries {
+			if !utf8.ValidString(e.key) || len(e.key) > longestKey || e.key == mergeKey {
+				return fmt.Errorf("%s: %.40q cannot be a key", at, e.key)
+			}
+			if err := carried(e.value, Pointer(at, e.key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case *List:
+		for i, item := range v.Items {
+			if err := carried(item, fmt.Sprintf("%s[%d]", at, i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case *Block:
+		return carried(Scalar{V: v.String()}, at)
+	case Scalar:
+		if !writable(v.V) {
+			return fmt.Errorf("%s: %.40q cannot be written", at, fmt.Sprint(v.V))
+		}
+		return nil
+	}
+	return fmt.Errorf("%s: %T cannot be written", at, v)
+}
+
+// longestKey is what YAML readers take on one line; mergeKey is what some of
+// them take for an instruction, even in quotes.
+const (
+	longestKey = 1000
+	mergeKey   = "<<"
+)
+
+func writable(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return utf8.ValidString(v)
+	case float64:
+		return !math.IsNaN(v) && !math.IsInf(v, 0)
+	case nil, bool, int, int64, secret.Ref:
+		return true
+	}
+	return false
 }
 
 // keyLess is the order of keys in sigs.k8s.io/yaml: letters after everything

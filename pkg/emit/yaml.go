@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 
@@ -14,10 +15,13 @@ import (
 
 // YAML writes documents as sigs.k8s.io/yaml would write the same data: sorted
 // keys, two spaces, lists not indented. Several documents are separated by
-// "---" lines.
-func YAML(documents ...*Map) *tree.Body {
+// "---" lines. What YAML cannot carry is an error.
+func YAML(documents ...*Map) (*tree.Body, error) {
 	w := &yamlWriter{body: &tree.Body{}}
 	for i, d := range documents {
+		if err := carried(d, ""); err != nil {
+			return nil, err
+		}
 		if i > 0 {
 			w.body.Add(d.From, "---")
 		}
@@ -26,7 +30,7 @@ func YAML(documents ...*Map) *tree.Body {
 		}
 		w.entries("", "", d, origin.Origin{})
 	}
-	return w.body
+	return w.body, nil
 }
 
 type yamlWriter struct{ body *tree.Body }
@@ -63,6 +67,10 @@ func (w *yamlWriter) value(head, indent string, v Value, lead origin.Origin) {
 		w.body.Add(from, head)
 		w.items(indent, v)
 	case *Block:
+		if !v.literal() {
+			w.scalar(head+" ", indent+"  ", Scalar{V: v.String()}, from)
+			return
+		}
 		w.body.Add(from, head+" |")
 		for _, l := range v.Lines {
 			text := l.V
@@ -106,9 +114,22 @@ func (w *yamlWriter) item(indent string, item Value, lead origin.Origin, dash st
 			}
 			w.item(inner, nested, from, prefix)
 		}
+	case *Block:
+		w.scalar(dash, inner, Scalar{V: v.String()}, from)
 	case Scalar:
 		w.scalar(dash, inner, v, from)
 	}
+}
+
+// literal says whether the lines can stand as they are: the first one gives the
+// indentation, and none has what YAML would read otherwise.
+func (b *Block) literal() bool {
+	if len(b.Lines) == 0 || b.Lines[0].V == "" || b.Lines[0].V[0] == ' ' || b.Lines[len(b.Lines)-1].V == "" {
+		return false
+	}
+	return !slices.ContainsFunc(b.Lines, func(l origin.Value[string]) bool {
+		return strings.ContainsFunc(l.V, func(r rune) bool { return r != ' ' && !unicode.IsPrint(r) })
+	})
 }
 
 // scalar writes a leaf; a text of several lines goes on with indent.
@@ -127,10 +148,21 @@ func (w *yamlWriter) scalar(head, indent string, s Scalar, from origin.Origin) {
 	}
 }
 
-func yamlKey(key string) string { return yamlScalar(key)[0] }
+// yamlKey is on one line, whatever is in it.
+func yamlKey(key string) string {
+	if lines := yamlScalar(key); len(lines) == 1 {
+		return lines[0]
+	}
+	return strconv.QuoteToASCII(key)
+}
+
+// unsafeBreaks are what readers of YAML do not agree on: line breaks that are
+// not ASCII's, and the byte order mark.
+const unsafeBreaks = "\u0085\u2028\u2029\ufeff"
 
 // yamlScalar is a scalar as the lines that follow "k: ". Continuation lines
-// are indented by two spaces.
+// are indented by two spaces. What the library cannot write safely is in
+// quotes, with Go's escapes, which are YAML's too.
 func yamlScalar(v any) []string {
 	switch v := v.(type) {
 	case string:
@@ -143,8 +175,8 @@ func yamlScalar(v any) []string {
 		return []string{strconv.FormatBool(v)}
 	}
 	text, err := yaml.Marshal(map[string]any{"k": v})
-	if err != nil {
-		return []string{"null"}
+	if s, ok := v.(string); ok && (err != nil || strings.ContainsAny(s, unsafeBreaks)) {
+		return []string{strconv.QuoteToASCII(s)}
 	}
 	return strings.Split(strings.TrimSuffix(strings.TrimPrefix(string(text), "k: "), "\n"), "\n")
 }

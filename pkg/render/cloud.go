@@ -19,7 +19,7 @@ func (r *renderer) cloud() {
 	for _, resource := range resources {
 		list = append(list, cloudResource(r.c, resource))
 	}
-	r.clusterFile("cloud/plan.yaml", emit.YAML(emit.NewMap(from).List("resources", from, list...)), from)
+	r.clusterFile("cloud/plan.yaml", r.yaml(emit.NewMap(from).List("resources", from, list...)), from)
 }
 
 func cloudResource(c *compile.Cluster, r gcp.Resource) emit.Value {

@@ -17,7 +17,7 @@ func (r *renderer) clusterFile(path string, body *tree.Body, from origin.Origin)
 // client is the operator's own kubeconfig.
 func (r *renderer) client() {
 	for _, k := range r.kubeconfigs[""] {
-		r.put(&tree.File{Path: k.Path, Kind: tree.Regular, Mode: 0o600, Owner: "root", Group: "root", Body: kubeconfig(k), From: k.From})
+		r.put(&tree.File{Path: k.Path, Kind: tree.Regular, Mode: 0o600, Owner: "root", Group: "root", Body: r.kubeconfig(k), From: k.From})
 	}
 }
 
@@ -33,7 +33,7 @@ func (r *renderer) certificates() {
 		certs = append(certs, r.certificate(c))
 	}
 	m := emit.NewMap(from).List("authorities", from, cas...).List("certificates", from, certs...)
-	r.clusterFile("pki/certificates.yaml", emit.YAML(m), from)
+	r.clusterFile("pki/certificates.yaml", r.yaml(m), from)
 }
 
 func (r *renderer) certificate(c *compile.Cert) emit.Value {

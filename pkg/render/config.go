@@ -2,7 +2,6 @@ package render
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"strings"
 
@@ -40,14 +39,14 @@ func (b *builder) encryption() {
 	identity.Map("identity", fixed("encryption-identity"))
 	rule := emit.NewMap(from).Strings("resources", from, e.Resources...).List("providers", from, provider, identity)
 	m.List("resources", from, rule)
-	b.file("encryption-config", emit.YAML(m), "kube-apiserver.service")
+	b.file("encryption-config", b.yaml(m), "kube-apiserver.service")
 }
 
 func (b *builder) scheduler() {
 	m := b.document("KubeSchedulerConfiguration")
 	m.Map("clientConnection", fixed("scheduler-config")).Fixed("kubeconfig", b.c.Path("kubeconfig/kube-scheduler", b.n), fixed("scheduler-config"))
 	m.Map("leaderElection", fixed("leader-election")).Fixed("leaderElect", true, fixed("leader-election"))
-	b.file("scheduler-config", emit.YAML(m), "kube-scheduler.service")
+	b.file("scheduler-config", b.yaml(m), "kube-scheduler.service")
 }
 
 func (b *builder) kubelet() {
@@ -78,7 +77,7 @@ func (b *builder) kubelet() {
 		b.kubeletNode(m)
 	}
 	b.patch("kubelet", m)
-	b.file("kubelet-config", emit.YAML(m), "kubelet.service")
+	b.file("kubelet-config", b.yaml(m), "kubelet.service")
 }
 
 // nodePath is the origin of a path that may hold the node's name.
@@ -148,7 +147,7 @@ func (b *builder) kubeProxy() {
 		m.Str("hostnameOverride", b.n.Name)
 	}
 	b.patch("kube-proxy", m)
-	b.file("kube-proxy-config", emit.YAML(m), "kube-proxy.service")
+	b.file("kube-proxy-config", b.yaml(m), "kube-proxy.service")
 }
 
 // cni is the bridge of the node's pods and the loopback of every pod.
@@ -175,8 +174,8 @@ func (b *builder) cni() {
 		whole = emit.NewMap(from).List("plugins", from, bridge, ports)
 	}
 	whole.Str("cniVersion", version).Fixed("name", "bridge", from)
-	b.file("cni-bridge", emit.JSON(whole), "containerd.service")
-	b.alike("cni-loopback", func() *tree.Body { return emit.JSON(loopback(version)) }, "containerd.service")
+	b.file("cni-bridge", b.body(emit.JSON(whole)), "containerd.service")
+	b.alike("cni-loopback", func() *tree.Body { return b.body(emit.JSON(loopback(version))) }, "containerd.service")
 }
 
 // loopback is the interface lo of every pod.
@@ -200,7 +199,7 @@ func (b *builder) crictl() {
 	b.alike("crictl-config", func() *tree.Body {
 		m := emit.NewMap(fixed("crictl"))
 		m.Fixed("runtime-endpoint", compile.RuntimeEndpoint, fixed("crictl")).Fixed("image-endpoint", compile.RuntimeEndpoint, fixed("crictl"))
-		return emit.YAML(m)
+		return b.yaml(m)
 	})
 }
 
@@ -228,11 +227,7 @@ func (b *builder) containerdConfig() *tree.Body {
 		runc.Map("options", from).Fixed("BinaryName", b.c.Path("bin/runc", b.n), why("containerd-runc")).Fixed("SystemdCgroup", true, why("containerd-cgroup"))
 	}
 	b.patch("containerd", m)
-	body, err := emit.TOML(m)
-	if err != nil {
-		b.fault("E0232", err.Error())
-	}
-	return body
+	return b.body(emit.TOML(m))
 }
 
 // oldMirrors is how containerd before 1.5 is told of mirrors: it knows no
@@ -261,10 +256,10 @@ func (b *builder) mirrors() {
 			b.dir("dir/registry-hosts")
 		}
 		c := &lines{}
-		c.add(fmt.Sprintf("server = %q", "https://"+hostOf(m.Registry.V)), m.Registry.From)
+		c.add("server = "+emit.TOMLString("https://"+hostOf(m.Registry.V)), m.Registry.From)
 		for _, e := range m.Endpoints {
 			c.add("", fixed("containerd-mirrors"))
-			c.add(fmt.Sprintf("[host.%q]", e.V), e.From)
+			c.add("[host."+emit.TOMLString(e.V)+"]", e.From)
 			c.add(`  capabilities = ["pull", "resolve"]`, fixed("containerd-mirrors"))
 		}
 		dir := b.c.Path("dir/registry-hosts", b.n) + "/" + m.Registry.V
@@ -324,5 +319,5 @@ func (b *builder) auditPolicy() {
 		rule("RequestResponse", "audit-rbac", "resources", []any{group("rbac.authorization.k8s.io")}, "verbs", []any{"create", "update", "patch", "delete"}),
 		rule("Metadata", "audit-rest"),
 	)
-	b.file("audit-policy", emit.YAML(m), "kube-apiserver.service")
+	b.file("audit-policy", b.yaml(m), "kube-apiserver.service")
 }

@@ -26,7 +26,7 @@ func (r *renderer) connections() {
 		}
 	}
 	m.List("connections", from, list...)
-	r.clusterFile("network/connections.yaml", emit.YAML(m), from)
+	r.clusterFile("network/connections.yaml", r.yaml(m), from)
 }
 
 // groups says which addresses each party has.

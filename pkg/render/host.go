@@ -225,12 +225,12 @@ func (b *builder) secrets() {
 	for _, k := range b.kubeconfigs[b.n.Name.V] {
 		program, _, _ := strings.Cut(k.Name, "@")
 		b.as = k.From
-		b.file("kubeconfig/"+program, kubeconfig(k), program+".service")
+		b.file("kubeconfig/"+program, b.kubeconfig(k), program+".service")
 	}
 }
 
 // kubeconfig is as kubectl writes it.
-func kubeconfig(k *compile.Kubeconfig) *tree.Body {
+func (r *renderer) kubeconfig(k *compile.Kubeconfig) *tree.Body {
 	from := fixed("kubeconfig")
 	cluster := emit.NewMap(from)
 	cluster.Map("cluster", from).Ref("certificate-authority-data", secret.Bundle(k.CA).Base64(), from).Set("server", emit.Scalar{V: k.Server.V, From: k.Server.From})
@@ -241,7 +241,7 @@ func kubeconfig(k *compile.Kubeconfig) *tree.Body {
 	user.Map("user", from).Ref("client-certificate-data", secret.Cert(k.Cert).Base64(), k.From).Ref("client-key-data", secret.Key(k.Cert).Base64(), k.From)
 	m := emit.NewMap(from).Fixed("apiVersion", "v1", from).Fixed("kind", "Config", from).Fixed("current-context", k.Context, from)
 	m.List("clusters", from, cluster).List("contexts", from, context).List("users", from, user).Map("preferences", from)
-	return emit.YAML(m)
+	return r.yaml(m)
 }
 
 // extras are the user's own files and units.

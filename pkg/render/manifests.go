@@ -50,7 +50,7 @@ func (r *renderer) manifests() {
 			r.fault("E0220", err.Error())
 			continue
 		}
-		r.clusterFile("manifests/"+m.name+".yaml", emit.YAML(documents...), fixed(m.reason))
+		r.clusterFile("manifests/"+m.name+".yaml", r.yaml(documents...), fixed(m.reason))
 	}
 }
 

@@ -35,14 +35,14 @@ var formats = []struct {
 			return strings.HasPrefix(content, "{") || strings.HasSuffix(path, ".json")
 		},
 		func(content string) (v any, err error) { return v, json.Unmarshal([]byte(content), &v) },
-		func(m *emit.Map) (*tree.Body, error) { return emit.JSON(m), nil },
+		func(m *emit.Map) (*tree.Body, error) { return emit.JSON(m) },
 	},
 	{
 		func(path, content string) bool {
 			return strings.HasPrefix(content, "apiVersion: ") || strings.HasSuffix(path, ".yaml")
 		},
 		func(content string) (v any, err error) { return v, yaml.UnmarshalStrict([]byte(content), &v) },
-		func(m *emit.Map) (*tree.Body, error) { return emit.YAML(m), nil },
+		func(m *emit.Map) (*tree.Body, error) { return emit.YAML(m) },
 	},
 }
 

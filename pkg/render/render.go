@@ -110,6 +110,17 @@ func (r *renderer) put(f *tree.File) {
 	}
 }
 
+// yaml is the text of documents.
+func (r *renderer) yaml(documents ...*emit.Map) *tree.Body { return r.body(emit.YAML(documents...)) }
+
+// body is what was written; what no format can carry came by a patch.
+func (r *renderer) body(written *tree.Body, err error) *tree.Body {
+	if err != nil {
+		r.fault("E0232", err.Error())
+	}
+	return written
+}
+
 // fixed is the origin of a constant, with its reason in the table of texts.
 func fixed(id string) origin.Origin { return origin.Fixed(id) }
 

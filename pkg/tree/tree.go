@@ -213,12 +213,25 @@ func put(files *[]*File, f *File, owner string) error {
 	if path.Clean(f.Path) != f.Path || strings.ContainsAny(f.Path, "\x00\n") {
 		return fmt.Errorf("%s: %q is not a clean path", owner, f.Path)
 	}
+	if i := f.Body.broken(); i >= 0 {
+		return fmt.Errorf("%s: %s: line %d has a line feed or a NUL inside", owner, f.Path, i+1)
+	}
 	at, found := slices.BinarySearchFunc(*files, f.Path, func(f *File, p string) int { return cmp.Compare(f.Path, p) })
 	if found {
 		return fmt.Errorf("%s: %s is rendered twice", owner, f.Path)
 	}
 	*files = slices.Insert(*files, at, f)
 	return nil
+}
+
+// broken is the first line that is not one line, or -1.
+func (b *Body) broken() int {
+	if b == nil {
+		return -1
+	}
+	return slices.IndexFunc(b.Lines, func(l Line) bool {
+		return strings.ContainsAny(l.Text, "\x00\n") || slices.ContainsFunc(l.Parts, func(p Part) bool { return strings.ContainsAny(p.Text, "\x00\n") })
+	})
 }
 
 // Node finds a node by name; nil if there is none.

@@ -47,6 +47,19 @@ func TestFilesOfNoNodeStayBelow(t *testing.T) {
 	}
 }
 
+func TestALineIsOneLine(t *testing.T) {
+	for _, text := range []string{"a\nb", "a\x00b"} {
+		plain, inPart := &tree.Body{}, &tree.Body{}
+		plain.Add(origin.Fixed("x"), text)
+		inPart.AddParts(origin.Fixed("x"), tree.Part{Text: text})
+		for _, body := range []*tree.Body{plain, inPart} {
+			if err := sample(t, "x").Nodes[0].Put(&tree.File{Path: "/y", Kind: tree.Regular, Body: body}); err == nil {
+				t.Errorf("%q was accepted as a line", text)
+			}
+		}
+	}
+}
+
 func TestWriteReplacesOnlyItsOwn(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "out")
 	must := func(err error) {
