@@ -1,7 +1,7 @@
 # kthwc: see README.md. Every target is one line of `make help`.
 GO ?= go
 
-.PHONY: build test check golden fuzz bench readers help
+.PHONY: build test check golden docs fuzz bench readers help
 
 build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
@@ -19,6 +19,9 @@ check: test ## everything that CI runs: format, vet on Linux and macOS, staticch
 
 golden: ## rewrite golden/ (fails once, so that an update cannot pass unseen)
 	$(GO) test ./golden -update
+
+docs: ## write the generated pages of docs/
+	$(GO) generate ./internal/docs
 
 fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./schema -fuzz FuzzLoad -fuzztime 30s
