@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kthwc/kthwc/pkg/diff"
+	"github.com/kthwc/kthwc/pkg/render"
 	"github.com/kthwc/kthwc/pkg/tree"
 	"github.com/kthwc/kthwc/schema"
 )
@@ -209,7 +210,7 @@ func (p *diffPrinter) causes(indent int, causes []diff.Cause) {
 }
 
 func (p *diffPrinter) cause(c diff.Cause) string {
-	text, known := notAField(c.Source, p.release)
+	text, known := render.Because(c.Source, p.release)
 	switch {
 	case known:
 		return text

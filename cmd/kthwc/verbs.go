@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kthwc/kthwc/pkg/diag"
-	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/pkg/render"
 	"github.com/kthwc/kthwc/pkg/tree"
 	"github.com/kthwc/kthwc/schema"
@@ -171,7 +170,7 @@ func newExplain(s *session) *cobra.Command {
 			}
 			for i, l := range f.Body.Lines {
 				if line == 0 || line == i+1 {
-					s.explain(b, i+1, l)
+					s.explain(b, f.Path, i+1, l)
 				}
 			}
 			return nil
@@ -179,8 +178,11 @@ func newExplain(s *session) *cobra.Command {
 	}
 }
 
-func (s *session) explain(b *built, number int, l tree.Line) {
+func (s *session) explain(b *built, path string, number int, l tree.Line) {
 	fmt.Fprintf(s.out, "%4d  %s\n", number, l)
+	if why := render.FlagReason(path, l); why != "" {
+		fmt.Fprintf(s.out, "        %s\n", why)
+	}
 	for _, source := range l.From.Sources() {
 		fmt.Fprintf(s.out, "        %s\n", b.because(source))
 	}
@@ -188,27 +190,10 @@ func (s *session) explain(b *built, number int, l tree.Line) {
 
 // because is one source in words.
 func (b *built) because(source string) string {
-	if text, ok := notAField(source, b.cluster.Release); ok {
+	if text, ok := render.Because(source, b.cluster.Release); ok {
 		return text
 	}
 	return fmt.Sprintf("%s %s", b.doc.Pos(source), source)
-}
-
-// notAField is a source that no cluster.yaml writes, in words.
-func notAField(source string, release *schema.Release) (string, bool) {
-	if id, ok := strings.CutPrefix(source, origin.PrefixFixed); ok {
-		return render.Reason(id), true
-	}
-	if id, ok := strings.CutPrefix(source, origin.PrefixRow); ok {
-		return fmt.Sprintf("version table, %s: %s", id, release.Reference(id)), true
-	}
-	if path, ok := strings.CutPrefix(source, origin.PrefixDefault); ok {
-		return fmt.Sprintf("default of %s: %s", path, schema.Doc(path)), true
-	}
-	if file, ok := strings.CutPrefix(source, origin.PrefixOverlay); ok {
-		return "the overlay " + file, true
-	}
-	return "", false
 }
 
 func newConfig(s *session) *cobra.Command {

@@ -22,9 +22,9 @@ type page struct {
 }
 
 func pages() []page {
-	return []page{
-		{"errors.md", func(fs.FS) (string, error) { return errorCodes(), nil }},
-	}
+	return append(artefactPages(),
+		page{"errors.md", func(fs.FS) (string, error) { return errorCodes(), nil }},
+	)
 }
 
 // Files is every generated page by its path below docs/. The file system is the

@@ -2,9 +2,15 @@ package render
 
 import (
 	"cmp"
+	"fmt"
+	"path"
+	"strings"
 
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/gcp"
+	"github.com/kthwc/kthwc/pkg/origin"
+	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
 )
 
 // reasons says why each constant of the rendered files is there.
@@ -71,4 +77,36 @@ var reasons = map[string]string{
 // Reason is the sentence behind the ID of a fixed origin; "" if there is none.
 func Reason(id string) string {
 	return cmp.Or(reasons[id], gcp.Reason(id), compile.Reason(id))
+}
+
+// Because is a source that no cluster.yaml writes, in words; ok is false for a field.
+func Because(source string, release *schema.Release) (text string, ok bool) {
+	if id, ok := strings.CutPrefix(source, origin.PrefixFixed); ok {
+		return Reason(id), true
+	}
+	if id, ok := strings.CutPrefix(source, origin.PrefixRow); ok {
+		return fmt.Sprintf("version table, %s: %s", id, release.Reference(id)), true
+	}
+	if path, ok := strings.CutPrefix(source, origin.PrefixDefault); ok {
+		return fmt.Sprintf("default of %s: %s", path, schema.Doc(path)), true
+	}
+	if file, ok := strings.CutPrefix(source, origin.PrefixOverlay); ok {
+		return "the overlay " + file, true
+	}
+	return "", false
+}
+
+// FlagReason is why a unit has the flag of one of its lines, where the line
+// itself knows only which fields the value comes from; "" for any other line.
+func FlagReason(unit string, l tree.Line) string {
+	name, isFlag := strings.CutPrefix(strings.TrimLeft(l.String(), " "), "--")
+	if !isFlag {
+		return ""
+	}
+	name, _, _ = strings.Cut(strings.TrimSuffix(name, " \\"), "=")
+	id := "flag-" + strings.TrimSuffix(path.Base(unit), ".service") + "-" + name
+	if l.From.Has(origin.PrefixFixed + id) {
+		return ""
+	}
+	return Reason(id)
 }
