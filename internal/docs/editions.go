@@ -124,13 +124,13 @@ var editions = []edition{
 		{"9", "kubelet-config.yaml, kubelet.service", []string{"node-0:/var/lib/kubelet/kubelet-config.yaml # clusterDNS", "node-0:/etc/systemd/system/kubelet.service"}, "With the DNS settings that the tutorial lacks."},
 		{"9", "kube-proxy-config.yaml, kube-proxy.service", []string{"node-0:/var/lib/kube-proxy/kube-proxy-config.yaml", "node-0:/etc/systemd/system/kube-proxy.service"}, ""},
 		{"9, 10", "kubectl get nodes, kubectl version", nil, aCheck},
-		{"11", "routes on the nodes", []string{"node-0:/etc/kubernetes/pod-routes # 10.200.1.0/24 via 10.240.0.21", "node-1:/etc/kubernetes/pod-routes # 10.200.0.0/24 via 10.240.0.20", "node-0:/etc/systemd/system/kthwc-pod-routes.service"}, "They are there again after a reboot."},
+		{"11", "routes on the server and the nodes", []string{"server:/etc/kubernetes/pod-routes # 10.200.1.0/24 via 10.240.0.21", "node-0:/etc/kubernetes/pod-routes # 10.200.1.0/24 via 10.240.0.21", "node-1:/etc/kubernetes/pod-routes # 10.200.0.0/24 via 10.240.0.20", "server:/etc/systemd/system/kthwc-pod-routes.service", "node-0:/etc/systemd/system/kthwc-pod-routes.service"}, "They are there again after a reboot."},
 		{"12", "secret, deployment, port-forward, logs, exec, NodePort", nil, aCheck},
 		{"13", "deletion of the machines", nil, "They are yours."},
 	}, []artefact{
 		{"-", "health site", []string{"package server nginx", "server:/etc/nginx/sites-available/kubernetes.default.svc.cluster.local", "server:/etc/nginx/sites-enabled/kubernetes.default.svc.cluster.local", "server:/etc/nginx/sites-enabled/default"}, "As in 1.21, so that a balancer can be put before the server later."},
 		{"-", "CoreDNS", []string{"manifests/20-coredns.yaml"}, "The tutorial's pods have no DNS."},
-		{"-", "directory of the routes", []string{"node-0:/etc/kubernetes"}, ""},
+		{"-", "directory of the routes", []string{"server:/etc/kubernetes", "node-0:/etc/kubernetes"}, ""},
 		{"-", "list of connections", []string{"network/connections.yaml"}, "For whoever keeps the firewall."},
 	}},
 }
@@ -142,6 +142,7 @@ const (
 	repaired     fate = "repaired"
 	cannotArise  fate = "cannot arise"
 	keptWithNote fate = "kept with a warning"
+	kept         fate = "kept"
 )
 
 // defects are the faults of the editions. A code in `how` is one of package diag.
@@ -163,7 +164,7 @@ var defects = []struct {
 	{"1.21", "One certificate for the API server, etcd and the kubelet client.", keptWithNote, "W0105; the hardened profile has one for each."},
 	{"1.21", "Workers dial the public address, so a rule for operators alone locks them out.", repaired, "The plan has a rule for the workers, and W0102 says so; `api.workersVia: internal` avoids the detour."},
 	{"1.32", "`grep node-1` also finds node-10; a space more shifts the columns.", cannotArise, "Nodes are typed entries with names that are checked (E0101)."},
-	{"both", "The node's identity is whatever the host is called when it starts.", repaired, "One field is the name in certificates and kubeconfigs, and kube-proxy is told it; the host must have the same name."},
+	{"both", "The node's identity is whatever the host is called when it starts.", kept, "The host's name must be the node's. The hardened profile also tells kube-proxy its node."},
 	{"1.21", "The health check's rule opens every TCP port, the NodePort's every source.", repaired, "Port 80 on controllers only; NodePorts from the ranges that you allow."},
 	{"both", "Certificates for a year that nobody renews, or for ten.", repaired, "Lifetimes are fields (`pki.leafLifetime`, `pki.caLifetime`) and E0124 compares them. Renewal itself is not built yet."},
 	{"1.21", "Clean-up deletes the address twice and leaves disks.", repaired, "Disks go with their machine, and the plan says in which order things go. Carrying it out is not built yet."},

@@ -159,7 +159,8 @@ func (c *Cluster) Mode(logical string) uint32 {
 	if row == nil {
 		return 0o600
 	}
-	public := strings.HasPrefix(logical, "unit/") || strings.HasSuffix(logical, "-config") || strings.HasPrefix(logical, "cni-")
+	config := strings.HasSuffix(logical, "-config") && !strings.HasPrefix(logical, "dir/")
+	public := strings.HasPrefix(logical, "unit/") || config || strings.HasPrefix(logical, "cni-")
 	if c.Profile.V == schema.Tutorial && public && logical != "encryption-config" {
 		return 0o644
 	}

@@ -42,7 +42,7 @@ func (b *builder) host() {
 	if !b.hardened() {
 		b.binary("kubectl")
 	}
-	if b.c.GCP == nil && b.hardened() {
+	if b.c.GCP == nil {
 		b.routes()
 	}
 }

@@ -197,3 +197,14 @@ func TestRenderIsTheSameOnOneProcessor(t *testing.T) {
 		t.Error("the tree depends on the number of processors")
 	}
 }
+
+// Whoever may list a directory may also enter it.
+func TestDirectoriesCanBeEntered(t *testing.T) {
+	for _, path := range inputs(t) {
+		for name, f := range build(t, path).All() {
+			if f.Kind == tree.Dir && f.Mode&0o444>>2 != f.Mode&0o111 {
+				t.Errorf("%s: %s has mode %04o", path, name, f.Mode)
+			}
+		}
+	}
+}

@@ -162,9 +162,6 @@ func (b *builder) controller() {
 func (b *builder) worker() {
 	b.as = b.n.AsWorker
 	b.kernel()
-	if b.c.GCP == nil && !b.hardened() {
-		b.routes()
-	}
 	b.packages("socat", "conntrack", "ipset", "kmod")
 	b.dir("dir/cni-conf", "dir/cni-bin", "dir/kubelet", "dir/kubelet-pki", "dir/kube-proxy", "dir/var-run-kubernetes", "dir/containerd")
 	b.binary("crictl", "runc", "cni-plugins", "containerd", "containerd-shim-runc-v2", "ctr", "kubelet", "kube-proxy")
