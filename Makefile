@@ -1,7 +1,7 @@
 # kthwc: see README.md. Every target is one line of `make help`.
 GO ?= go
 
-.PHONY: build test check golden docs fuzz bench readers help
+.PHONY: build test check lint golden docs fuzz bench readers help
 
 build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
@@ -16,6 +16,10 @@ check: test ## everything that CI runs: format, vet on Linux and macOS, staticch
 	$(GO) tool staticcheck ./...
 	cd schema && $(GO) run ./gen
 	git diff --exit-code schema/versions.json
+
+lint: ## run golangci-lint with .golangci.yml, where it is installed
+	@command -v golangci-lint >/dev/null || { echo "golangci-lint is not installed; see .golangci.yml"; exit 1; }
+	golangci-lint run ./...
 
 golden: ## rewrite golden/ (fails once, so that an update cannot pass unseen)
 	$(GO) test ./golden -update

@@ -38,6 +38,7 @@ func TestGolden(t *testing.T) {
 }
 
 func compare(t *testing.T, input, dir string) {
+	t.Helper()
 	t.Run(input, func(t *testing.T) {
 		rendered := filepath.Join(t.TempDir(), "rendered")
 		write(t, input, rendered)

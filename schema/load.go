@@ -3,6 +3,7 @@ package schema
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -80,7 +81,7 @@ func (l *loader) parse(data []byte) *yaml.Node {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var first, second yaml.Node
 	switch err := decoder.Decode(&first); {
-	case err == io.EOF || err == nil && isNull(&first):
+	case errors.Is(err, io.EOF) || err == nil && isNull(&first):
 		l.fault("E0009", "", start, "the file is empty", "`kthwc init` writes a file to start from")
 		return nil
 	case err != nil:
@@ -91,7 +92,7 @@ func (l *loader) parse(data []byte) *yaml.Node {
 	case err == nil:
 		l.fault("E0008", "", nodePos(l.name, second.Content[0]), "the file holds more than one document", "keep one cluster in a file; remove everything from the second `---` on")
 		return nil
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		l.syntax(err)
 		return nil
 	}

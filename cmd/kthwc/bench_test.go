@@ -24,7 +24,9 @@ func BenchmarkProcess(b *testing.B) {
 	for b.Loop() {
 		version += timed(b, program, "version")
 		render += timed(b, program, "render", "-f", example, "-o", filepath.Join(dir, "out"))
-		os.RemoveAll(filepath.Join(dir, "out"))
+		if err := os.RemoveAll(filepath.Join(dir, "out")); err != nil {
+			b.Fatal(err)
+		}
 	}
 	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
 	b.ReportMetric(milliseconds(version), "ms-version")

@@ -15,8 +15,8 @@ import (
 )
 
 // Path finds a reader built by `make readers`, or a program of the machine.
-func Path(t testing.TB, name string) string {
-	t.Helper()
+func Path(tb testing.TB, name string) string {
+	tb.Helper()
 	_, self, _, _ := runtime.Caller(0)
 	dir := filepath.Join(filepath.Dir(self), "..", "..", "build", "readers")
 	if d := os.Getenv("KTHWC_READERS"); d != "" {
@@ -31,18 +31,18 @@ func Path(t testing.TB, name string) string {
 	if path, err := exec.LookPath(name); err == nil {
 		return path
 	}
-	Missing(t, name+" is missing: `make readers` builds it, or install the package that has it")
+	Missing(tb, name+" is missing: `make readers` builds it, or install the package that has it")
 	return ""
 }
 
 // Missing ends a test that has not what it needs: skipped, or failed where
 // KTHWC_REQUIRE=1.
-func Missing(t testing.TB, what string) {
-	t.Helper()
+func Missing(tb testing.TB, what string) {
+	tb.Helper()
 	if os.Getenv("KTHWC_REQUIRE") == "1" {
-		t.Fatalf("%s (KTHWC_REQUIRE=1)", what)
+		tb.Fatalf("%s (KTHWC_REQUIRE=1)", what)
 	}
-	t.Skip(what)
+	tb.Skip(what)
 }
 
 // Run runs a program with content on its standard input and gives what it
@@ -61,9 +61,9 @@ func Run(content []byte, program string, args ...string) (string, error) {
 
 // Judge runs a program with content on its standard input, and fails the test
 // with what it says if it does not accept it.
-func Judge(t testing.TB, content []byte, program string, args ...string) {
-	t.Helper()
+func Judge(tb testing.TB, content []byte, program string, args ...string) {
+	tb.Helper()
 	if _, err := Run(content, program, args...); err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 }

@@ -3,6 +3,7 @@ package compile
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/origin"
@@ -163,19 +164,7 @@ func roleOf(row certRow, n *Node) origin.Origin {
 func (r *resolver) certs(row certRow) {
 	c := r.c
 	if row.side == onOperator || row.side == sharedControl || row.side == sharedWorker {
-		cert := r.cert(row, nil)
-		for _, n := range c.Nodes {
-			if row.side == sharedControl && n.Controller {
-				r.place(cert, row, n)
-			}
-			if row.side == sharedWorker && n.Worker && row.kube != "" {
-				cert.Kubeconfigs = append(cert.Kubeconfigs, row.kube+"@"+n.Name.V)
-			}
-		}
-		if row.side == onOperator && row.kube != "" {
-			cert.Kubeconfigs = []string{row.kube}
-		}
-		c.Certs = append(c.Certs, cert)
+		c.Certs = append(c.Certs, r.shared(row))
 		return
 	}
 	for _, n := range c.Nodes {
@@ -185,6 +174,23 @@ func (r *resolver) certs(row certRow) {
 			c.Certs = append(c.Certs, cert)
 		}
 	}
+}
+
+// shared is the one certificate of a row that is for all its nodes, or for you.
+func (r *resolver) shared(row certRow) *Cert {
+	cert := r.cert(row, nil)
+	for _, n := range r.c.Nodes {
+		if row.side == sharedControl && n.Controller {
+			r.place(cert, row, n)
+		}
+		if row.side == sharedWorker && n.Worker && row.kube != "" {
+			cert.Kubeconfigs = append(cert.Kubeconfigs, row.kube+"@"+n.Name.V)
+		}
+	}
+	if row.side == onOperator && row.kube != "" {
+		cert.Kubeconfigs = []string{row.kube}
+	}
+	return cert
 }
 
 func (r *resolver) place(cert *Cert, row certRow, n *Node) {
@@ -327,7 +333,7 @@ func (r *resolver) kubeconfigs() {
 	}
 	for _, cert := range c.Certs {
 		for _, name := range cert.Kubeconfigs {
-			program, on, _ := cutAt(name)
+			program, on, _ := strings.Cut(name, "@")
 			k := &Kubeconfig{Name: name, Node: on, Cluster: c.Name, Context: "default", CA: ca, Cert: cert.Name, User: cert.CommonName, From: cert.From}
 			k.Server, k.Path = r.serverFor(program), "client/admin.kubeconfig"
 			if n := nodes[on]; n != nil {
@@ -344,15 +350,6 @@ func roleOfProgram(program string, n *Node) origin.Origin {
 		return n.AsWorker
 	}
 	return n.AsController
-}
-
-func cutAt(name string) (program, node string, found bool) {
-	for i := range name {
-		if name[i] == '@' {
-			return name[:i], name[i+1:], true
-		}
-	}
-	return name, "", false
 }
 
 // serverFor is what a program dials: the API server on its own host for the

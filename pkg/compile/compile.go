@@ -236,15 +236,15 @@ func (r *resolver) noProxy(users []string) Text {
 	fixed := origin.Fixed("no-proxy")
 	parts = append(parts, origin.Of("localhost", fixed), origin.Of("127.0.0.1", fixed), origin.Of(".svc", fixed),
 		origin.Map(n.Domain, func(d string) string { return "." + d }))
-	return joined(",", parts...)
+	return joined(parts...)
 }
 
-// joined is texts with a separator, from the sources of all.
-func joined(separator string, parts ...Text) Text {
+// joined is texts with commas between them, from the sources of all.
+func joined(parts ...Text) Text {
 	var out Text
 	for i, p := range parts {
 		if i > 0 {
-			out.V += separator
+			out.V += ","
 		}
 		out.V += p.V
 		out.From = origin.Join(out.From, p.From)

@@ -84,7 +84,7 @@ func TestInvariants(t *testing.T) {
 			}
 			if strings.Contains(source, "NOWORKER") {
 				source = strings.Replace(source, "  NOWORKER\n", "", 1)
-				source = source[:strings.Index(source, "    - name: worker-0")]
+				source, _, _ = strings.Cut(source, "    - name: worker-0")
 			}
 			if strings.Contains(source, "SKEW") {
 				source = strings.Replace(source, "\n  SKEW", "", 1)

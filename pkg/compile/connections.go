@@ -234,7 +234,7 @@ func (w *wiring) podCA() string {
 
 // kubeconfig is dialled as it is written.
 func (w *wiring) kubeconfig(k *Kubeconfig) {
-	program, _, _ := cutAt(k.Name)
+	program, _, _ := strings.Cut(k.Name, "@")
 	host, number := splitURL(k.Server.V)
 	d := Dial{Node: k.Node, Component: program, Host: origin.Of(host, k.Server.From), Port: port(number), To: apiserver, ServerCA: k.CA, Cert: k.Cert, Why: "dial-" + program}
 	switch a := &w.c.API; {

@@ -53,7 +53,7 @@ func (r *resolver) etcd() {
 		servers[i].From = origin.Join(servers[i].From, m.Node.AsController)
 	}
 	e.ClusterID = ClusterID(ids...)
-	e.Initial, e.Servers = joined(",", initial...), joined(",", servers...)
+	e.Initial, e.Servers = joined(initial...), joined(servers...)
 	if n := len(e.Members); n%2 == 0 {
 		r.fault("E0111", "spec.nodes", fmt.Sprintf("%d etcd members survive the loss of no more members than %d", n, n-1), fmt.Sprintf("use %d or %d controllers", n-1, n+1))
 	} else if n == 1 {

@@ -52,7 +52,7 @@ func ranges(prefixes []Prefix) Text {
 	for _, p := range prefixes {
 		parts = append(parts, origin.Map(p, netip.Prefix.String))
 	}
-	return joined(",", parts...)
+	return joined(parts...)
 }
 
 var (
@@ -190,7 +190,7 @@ func token(c *Cluster, _ *Node) Text   { return c.Etcd.Token }
 func initial(c *Cluster, _ *Node) Text { return c.Etcd.Initial }
 
 func listenClients(c *Cluster, n *Node, fixed origin.Origin) Text {
-	return joined(",", clientURL(c, n), origin.Of("https://127.0.0.1:2379", fixed))
+	return joined(clientURL(c, n), origin.Of("https://127.0.0.1:2379", fixed))
 }
 
 func controllerCount(c *Cluster, _ *Node) Text {
@@ -212,7 +212,7 @@ func dualIPs(_ *Cluster, n *Node, _ origin.Origin) Text {
 	if len(n.Addresses) < 2 {
 		return Text{}
 	}
-	return joined(",", address(n), origin.Map(n.Addresses[1], netip.Addr.String))
+	return joined(address(n), origin.Map(n.Addresses[1], netip.Addr.String))
 }
 
 func labels(_ *Cluster, n *Node, _ origin.Origin) Text {
@@ -220,7 +220,7 @@ func labels(_ *Cluster, n *Node, _ origin.Origin) Text {
 	for _, l := range n.Labels {
 		parts = append(parts, origin.Of(l.Key+"="+l.Value.V, l.Value.From))
 	}
-	return joined(",", parts...)
+	return joined(parts...)
 }
 
 // taintFlag is empty once KubeletConfiguration has a field for taints.
@@ -233,7 +233,7 @@ func taintFlag(_ *Cluster, n *Node, _ origin.Origin) Text {
 	for _, t := range n.Taints {
 		parts = append(parts, origin.Of(t.Key.V+"="+t.Value.V+":"+t.Effect.V, origin.Join(t.Key.From, t.Value.From, t.Effect.From, verdict.Row, n.Version.From)))
 	}
-	return joined(",", parts...)
+	return joined(parts...)
 }
 
 // optional flags are left out where their value is empty.

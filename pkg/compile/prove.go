@@ -136,7 +136,7 @@ func identities(c *Cluster) []finding {
 	}
 	var out []finding
 	for _, k := range c.Kubeconfig {
-		program, _, _ := cutAt(k.Name)
+		program, _, _ := strings.Cut(k.Name, "@")
 		want, known := userOf[program]
 		cert := certs[k.Cert]
 		if !known || cert == nil {

@@ -71,7 +71,7 @@ func (b *builder) kubelet() {
 		m.Fixed("cgroupDriver", "systemd", origin.Join(fixed("kubelet-cgroupDriver"), runtime.From))
 	}
 	if b.hardened() {
-		b.kubeletHardening(m, f)
+		kubeletHardening(f)
 	}
 	if b.hardened() || b.c.GCP == nil || len(b.n.Taints) > 0 {
 		b.kubeletNode(m)
@@ -101,7 +101,7 @@ func (b *builder) field(m *emit.Map, kind, key string, v any) {
 	m.Fixed(key, v, from)
 }
 
-func (b *builder) kubeletHardening(m *emit.Map, f func(string, any)) {
+func kubeletHardening(f func(string, any)) {
 	f("eventRecordQPS", 5)
 	f("makeIPTablesUtilChains", true)
 	f("podPidsLimit", 4096)
