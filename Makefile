@@ -26,6 +26,7 @@ golden: ## rewrite golden/ (fails once, so that an update cannot pass unseen)
 
 docs: ## write the generated pages of docs/
 	$(GO) generate ./internal/docs
+	$(GO) run ./cmd/kthwc man --format markdown -o docs
 
 fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./schema -fuzz FuzzLoad -fuzztime 30s

@@ -25,6 +25,8 @@ func newDiff(s *session) *cobra.Command {
 		Short:   "Compare two rendered directories: what changes on which nodes, and why",
 		Example: "  kthwc diff rendered.before rendered",
 		Args:    cobra.ExactArgs(2),
+
+		ValidArgsFunction: directories,
 		RunE: func(_ *cobra.Command, args []string) error {
 			var sides [2]diff.Side
 			for i, dir := range args {
@@ -43,7 +45,7 @@ func newDiff(s *session) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "text", "text or json")
+	addChoice(cmd, cmd.Flags(), &format, "format", "how differences are printed", "text", "json")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit 2 if anything differs")
 	cmd.Flags().BoolVar(&expand, "expand", false, "show the whole text of files that come or go")
 	return cmd
@@ -89,22 +91,19 @@ func (s *session) check(dir string, b *built, format string) error {
 }
 
 func (s *session) changes(changes []diff.Change, release *schema.Release, format string, expand bool) error {
-	switch format {
-	case "text":
-		p := diffPrinter{s: s, release: release, expand: expand}
-		for i := range changes {
-			p.change(&changes[i])
-		}
-		p.summary(changes)
-		_, err := s.out.Write([]byte(p.b.String()))
-		return err
-	case "json":
+	if format == "json" {
 		e := json.NewEncoder(s.out)
 		e.SetIndent("", "  ")
 		e.SetEscapeHTML(false)
 		return e.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "Diff", "changes": append([]diff.Change{}, changes...)})
 	}
-	return &exitError{exitUsage, fmt.Sprintf("no format %q", format), "the formats are text and json"}
+	p := diffPrinter{s: s, release: release, expand: expand}
+	for i := range changes {
+		p.change(&changes[i])
+	}
+	p.summary(changes)
+	_, err := s.out.Write([]byte(p.b.String()))
+	return err
 }
 
 // diffPrinter writes changes for people.

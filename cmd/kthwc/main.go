@@ -57,23 +57,32 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newVersions, newVersion,
+	newInit, newValidate, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newVersions, newMan, newVersion,
 }
 
-func run(ctx context.Context, args []string, std stdio, getenv func(string) string) int {
-	s := &session{stdio: std, getenv: getenv}
+// newRoot is the command with all its verbs.
+func newRoot(s *session) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kthwc",
 		Short:         "Compile one cluster.yaml into every file of a Kubernetes cluster made the hard way",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.PersistentFlags().StringVarP(&s.file, "file", "f", defaultFile(getenv), "the cluster.yaml to read; - is standard input")
+	root.PersistentFlags().StringVarP(&s.file, "file", "f", defaultFile(s.getenv), "the cluster.yaml to read; - is standard input")
+	complete(root, "file", clusterFiles)
 	root.PersistentFlags().StringArrayVar(&s.overlays, "overlay", nil, "a jsonnet function(node, files) to lay over the files, after those of cluster.yaml")
-	root.PersistentFlags().StringVar(&s.color, "color", "auto", "auto, always or never")
+	complete(root, "overlay", overlayFiles)
+	addChoice(root, root.PersistentFlags(), &s.color, "color", "colours of diagnostics and differences", "auto", "always", "never")
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	for _, verb := range verbs {
 		root.AddCommand(verb(s))
 	}
+	return root
+}
+
+func run(ctx context.Context, args []string, std stdio, getenv func(string) string) int {
+	s := &session{stdio: std, getenv: getenv}
+	root := newRoot(s)
 	root.SetArgs(args)
 	root.SetIn(std.in)
 	root.SetOut(std.out)

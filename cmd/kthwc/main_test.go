@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -27,4 +29,24 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(e.WorkDir+"/cluster.yaml", text, 0o644)
 		},
 	})
+}
+
+// The page of commands says what the commands are, whatever ran first.
+func TestCommandsPageIsCurrent(t *testing.T) {
+	got, err := os.ReadFile("../../docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs strings.Builder
+	dir := t.TempDir()
+	if code := run(t.Context(), []string{"man", "--format", "markdown", "-o", dir}, stdio{nil, &out, &errs}, func(string) string { return "" }); code != 0 {
+		t.Fatal(errs.String())
+	}
+	want, err := os.ReadFile(dir + "/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("docs/commands.md is stale (-want +got); `make docs` writes it:\n%s", diff)
+	}
 }

@@ -60,7 +60,8 @@ func newRender(s *session) *cobra.Command {
 	cmd.Flags().StringVarP(&dir, "output", "o", "rendered", "the directory to write")
 	cmd.Flags().BoolVar(&force, "force", false, "replace hand edits, and directories that kthwc did not write")
 	cmd.Flags().BoolVar(&check, "check", false, "write nothing; say what would change and why, and exit 2 if anything would")
-	cmd.Flags().StringVar(&format, "format", "text", "of --check: text or json")
+	addChoice(cmd, cmd.Flags(), &format, "format", "how --check prints differences", "text", "json")
+	complete(cmd, "output", directories)
 	return cmd
 }
 
@@ -104,6 +105,8 @@ func newShow(s *session) *cobra.Command {
 		Short:   "Print one rendered file",
 		Example: "  kthwc show controller-0:/etc/systemd/system/etcd.service\n  kthwc show manifests/20-coredns.yaml",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: s.completePlaces,
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := s.build()
 			if err != nil {
@@ -155,6 +158,8 @@ func newExplain(s *session) *cobra.Command {
 		Short:   "Say why a rendered line is there, or what an error code means",
 		Example: "  kthwc explain nodes/controller-0/etc/systemd/system/kube-apiserver.service:14\n  kthwc explain E0103",
 		Args:    cobra.ExactArgs(1),
+
+		ValidArgsFunction: s.completeReasons,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if code, ok := diag.Lookup(strings.ToUpper(args[0])); ok {
 				fmt.Fprintf(s.out, "%s (%s): %s\n\n%s\n", code.Code, code.Slug, code.Title, code.Story)
@@ -231,15 +236,12 @@ func newSchema(s *session) *cobra.Command {
 		Short: "Print the schema of cluster.yaml",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			text, ok := map[string]func() []byte{"cue": schema.CUE, "markdown": schema.Markdown}[format]
-			if !ok {
-				return &exitError{exitUsage, fmt.Sprintf("no format %q", format), "the formats are cue and markdown"}
-			}
+			text := map[string]func() []byte{"cue": schema.CUE, "markdown": schema.Markdown}[format]
 			_, err := s.out.Write(text())
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "markdown", "cue or markdown")
+	addChoice(cmd, cmd.Flags(), &format, "format", "the language of the schema", "markdown", "cue")
 	return cmd
 }
 
@@ -290,7 +292,7 @@ func newVersion(s *session) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "text", "text or json")
+	addChoice(cmd, cmd.Flags(), &format, "format", "how it is printed", "text", "json")
 	return cmd
 }
 
@@ -325,7 +327,7 @@ func newInit(s *session) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&provider, "provider", "static", "static or gcp")
+	addChoice(cmd, cmd.Flags(), &provider, "provider", "where the machines are", "static", "gcp")
 	cmd.Flags().IntVar(&controllers, "controllers", 3, "how many controllers: 1, 3 or 5")
 	cmd.Flags().IntVar(&workers, "workers", 3, "how many workers")
 	return cmd
