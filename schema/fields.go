@@ -3,6 +3,7 @@ package schema
 import (
 	"cmp"
 	_ "embed"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -29,6 +30,7 @@ type Field struct {
 	Expect   string
 	Optional bool
 	Type     string   // the CUE expression
+	value    ast.Expr // the same, parsed
 	refs     []string // definitions that the expression names
 }
 
@@ -36,6 +38,8 @@ type Field struct {
 type typeInfo struct {
 	name      string
 	expect    string
+	exactly   int      // how many fields must be there; 0 if it does not matter
+	value     ast.Expr // the CUE expression
 	fields    []*Field
 	refs      []string // of a definition that is not a structure, or that embeds others
 	structure bool
@@ -58,7 +62,8 @@ var definitions = lazily(func() []*typeInfo {
 
 func typeOf(f *ast.Field) *typeInfo {
 	name, _, _ := ast.LabelName(f.Label)
-	t := &typeInfo{name: name, expect: expectOf(f)}
+	exactly, _ := strconv.Atoi(attribute(f, "exactly"))
+	t := &typeInfo{name: name, expect: expectOf(f), exactly: exactly, value: f.Value}
 	body, ok := f.Value.(*ast.StructLit)
 	if !ok {
 		t.refs = refsOf(f.Value)
@@ -88,7 +93,7 @@ func fieldOf(f *ast.Field) *Field {
 		return nil
 	}
 	text, _ := format.Node(f.Value)
-	return &Field{Name: name, Doc: docOf(f), Expect: expectOf(f), Optional: f.Constraint.String() == "?", Type: string(text), refs: refsOf(f.Value)}
+	return &Field{Name: name, Doc: docOf(f), Expect: expectOf(f), Optional: f.Constraint.String() == "?", Type: string(text), value: f.Value, refs: refsOf(f.Value)}
 }
 
 func docOf(f *ast.Field) string {
@@ -103,11 +108,15 @@ func docOf(f *ast.Field) string {
 
 // expectOf reads @expect("...").
 func expectOf(f *ast.Field) string {
+	text := strings.TrimSuffix(strings.TrimPrefix(attribute(f, "expect"), `"`), `"`)
+	return strings.ReplaceAll(text, `\"`, `"`)
+}
+
+// attribute is what stands in the parentheses of @name(...); "" if there is none.
+func attribute(f *ast.Field, name string) string {
 	for _, a := range f.Attrs {
-		key, body := a.Split()
-		if key == "expect" {
-			text := strings.TrimSuffix(strings.TrimPrefix(body, `"`), `"`)
-			return strings.ReplaceAll(text, `\"`, `"`)
+		if key, body := a.Split(); key == name {
+			return body
 		}
 	}
 	return ""
@@ -216,7 +225,7 @@ func (f *Field) required() bool {
 		return true
 	}
 	t := typeNamed(f.refs[0])
-	return t == nil || !t.structure || len(t.required()) > 0
+	return t == nil || !t.structure || t.exactly > 0 || len(t.required()) > 0
 }
 
 // Doc is the documentation of the field at path; "" if the schema has none.

@@ -236,12 +236,12 @@ func newSchema(s *session) *cobra.Command {
 		Short: "Print the schema of cluster.yaml",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			text := map[string]func() []byte{"cue": schema.CUE, "markdown": schema.Markdown}[format]
+			text := map[string]func() []byte{"cue": schema.CUE, "json-schema": schema.JSONSchema, "markdown": schema.Markdown}[format]
 			_, err := s.out.Write(text())
 			return err
 		},
 	}
-	addChoice(cmd, cmd.Flags(), &format, "format", "the language of the schema", "markdown", "cue")
+	addChoice(cmd, cmd.Flags(), &format, "format", "the language of the schema; json-schema is for editors (draft 7)", "markdown", "json-schema", "cue")
 	return cmd
 }
 
