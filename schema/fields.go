@@ -3,6 +3,8 @@ package schema
 import (
 	"cmp"
 	_ "embed"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -10,6 +12,7 @@ import (
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/format"
 	"cuelang.org/go/cue/parser"
+	"cuelang.org/go/cue/token"
 
 	"go.yaml.in/yaml/v3"
 
@@ -160,24 +163,175 @@ func (t *typeInfo) field(name string) *Field {
 	return nil
 }
 
-// describe follows CUE's steps from #Cluster. Steps that are entries of lists
-// or maps keep the description of the whole.
-func describe(steps []string) Field {
-	current := Field{refs: []string{"#Cluster"}}
-	for _, step := range steps {
-		for _, ref := range current.refs {
-			t := typeNamed(ref)
-			if t == nil {
-				continue
-			}
-			if f := t.field(strings.Trim(step, `"`)); f != nil {
-				current = *f
-				break
+// describe follows a path from #Cluster. Entries of lists and maps keep the
+// documentation of the whole, and have expectations of their own; steps that
+// the schema does not know change nothing.
+func describe(path string) Field {
+	current := &Field{refs: []string{"#Cluster"}}
+	for _, step := range stepsOf(path) {
+		current = cmp.Or(current.below(step), current)
+	}
+	about := *current
+	about.Expect = cmp.Or(about.Expect, expectation(about.refs))
+	return about
+}
+
+// entryStep stands for any entry of a list.
+const entryStep = "[]"
+
+// stepsOf splits spec.nodes[worker-0].labels["example.net/rack"].
+func stepsOf(path string) []string {
+	var out []string
+	for path != "" {
+		var step string
+		switch {
+		case strings.HasPrefix(path, `["`):
+			step, path, _ = strings.Cut(path[2:], `"]`)
+		case path[0] == '[':
+			_, path, _ = strings.Cut(path, "]")
+			path = strings.TrimLeft(path, "#0123456789") // of a second entry with the same name
+			step = entryStep
+		default:
+			path = strings.TrimPrefix(path, ".")
+			end := strings.IndexAny(path+".", ".[")
+			step, path = path[:end], path[end:]
+		}
+		out = append(out, step)
+	}
+	return out
+}
+
+// below is the field, the entry of a list or the value of a map under a field;
+// nil if there is none.
+func (f *Field) below(step string) *Field {
+	if step == entryStep {
+		return f.part(entryOf(f.value))
+	}
+	for _, ref := range f.refs {
+		if t := typeNamed(ref); t != nil && t.structure {
+			if found := t.field(step); found != nil {
+				return found
 			}
 		}
 	}
-	current.Expect = cmp.Or(current.Expect, expectation(current.refs))
-	return current
+	_, value := keyAndValue(f.value)
+	return f.part(value)
+}
+
+// part is a field that a part of f's expression describes.
+func (f *Field) part(e ast.Expr) *Field {
+	if e == nil {
+		return nil
+	}
+	return &Field{Name: f.Name, Doc: f.Doc, Optional: true, value: e, refs: refsOf(e)}
+}
+
+// entryOf is what the entries of a list are; nil if no arm is a list.
+func entryOf(e ast.Expr) ast.Expr {
+	for _, arm := range arms(e) {
+		switch arm := arm.(type) {
+		case *ast.Ident:
+			if t := typeNamed(arm.Name); t != nil && !t.structure {
+				if entry := entryOf(t.value); entry != nil {
+					return entry
+				}
+			}
+		case *ast.ListLit:
+			if rest, ok := arm.Elts[len(arm.Elts)-1].(*ast.Ellipsis); ok {
+				return rest.Type
+			}
+			return arm.Elts[0]
+		}
+	}
+	return nil
+}
+
+// keyAndValue are K and V of a map [K]: V; nil if the expression is none.
+func keyAndValue(e ast.Expr) (key, value ast.Expr) {
+	if s, ok := e.(*ast.StructLit); ok {
+		for _, elt := range s.Elts {
+			if f, ok := elt.(*ast.Field); ok {
+				if label, ok := f.Label.(*ast.ListLit); ok {
+					return label.Elts[0], f.Value
+				}
+			}
+		}
+	}
+	return nil, nil
+}
+
+// words are the texts that a field may have; nil if it may have others too.
+func (f *Field) words() []string {
+	var out []string
+	for _, arm := range arms(f.value) {
+		switch arm := arm.(type) {
+		case *ast.UnaryExpr: // a default stands beside what it is one of
+			if word, ok := valueOf(arm.X).(string); ok && arm.Op == token.MUL {
+				out = append(out, word)
+			}
+		case *ast.BasicLit:
+			word, _ := valueOf(arm).(string)
+			out = append(out, word)
+		case *ast.Ident:
+			t := typeNamed(arm.Name)
+			if t == nil || t.structure {
+				return nil
+			}
+			words := f.part(t.value).words()
+			if words == nil {
+				return nil
+			}
+			out = append(out, words...)
+		default:
+			return nil
+		}
+	}
+	return out
+}
+
+// structured says whether a field has fields of its own.
+func (f *Field) structured() bool {
+	if len(f.refs) == 0 {
+		return false
+	}
+	t := typeNamed(f.refs[0])
+	_, list := f.value.(*ast.ListLit)
+	return t != nil && t.structure && !list
+}
+
+// fieldNames lists the fields of a structure, to follow a sentence.
+func (f *Field) fieldNames() string {
+	for _, ref := range f.refs {
+		if t := typeNamed(ref); t != nil && t.structure && len(t.fields) > 0 {
+			var names []string
+			for _, field := range append(slices.Clone(t.fields), t.embeddedFields()...) {
+				names = append(names, field.Name)
+			}
+			return ": " + strings.Join(names[:min(len(names), 6)], ", ")
+		}
+	}
+	return ""
+}
+
+// requiredNames lists the fields of a structure that must be written.
+func (f *Field) requiredNames() string {
+	var names []string
+	for _, ref := range f.refs {
+		for _, field := range required(ref) {
+			names = append(names, field.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+var example = regexp.MustCompile(`such as ("[^"]+"|\S+?)(,| or | and |$)`)
+
+// remedy says what to write where something else was expected.
+func (f *Field) remedy(expected string) string {
+	if m := example.FindStringSubmatch(expected); m != nil {
+		return "write it like " + m[1]
+	}
+	return "write " + expected
 }
 
 // expectation is what the first definition that says so wants.
@@ -230,8 +384,7 @@ func (f *Field) required() bool {
 
 // Doc is the documentation of the field at path; "" if the schema has none.
 func Doc(path string) string {
-	steps := strings.FieldsFunc(path, func(r rune) bool { return strings.ContainsRune(".[]\"", r) })
-	return describe(steps).Doc
+	return describe(path).Doc
 }
 
 func relatedTo(file string, n *yaml.Node, label string) diag.Related {

@@ -192,14 +192,12 @@ func (g *generator) list(l *ast.ListLit) node {
 // mapping is {}, {...} or [K]: V. Hidden fields say nothing.
 func (g *generator) mapping(s *ast.StructLit) node {
 	n := node{"type": "object", "additionalProperties": false}
+	if key, value := keyAndValue(s); key != nil {
+		n["propertyNames"], n["additionalProperties"] = g.schema(key), g.schema(value)
+	}
 	for _, elt := range s.Elts {
-		switch e := elt.(type) {
-		case *ast.Ellipsis:
+		if _, open := elt.(*ast.Ellipsis); open {
 			delete(n, "additionalProperties")
-		case *ast.Field:
-			if key, ok := e.Label.(*ast.ListLit); ok {
-				n["propertyNames"], n["additionalProperties"] = g.schema(key.Elts[0]), g.schema(e.Value)
-			}
 		}
 	}
 	return n

@@ -227,3 +227,32 @@ func TestAddressPatterns(t *testing.T) {
 		}
 	})
 }
+
+// What takes a whole file to judge, or its text, is beyond an editor's schema.
+var beyondShape = []string{"trap-no", "trap-on", "trap-yes", "octal-number"} // fine by the rules of YAML 1.2
+
+// The schema refuses every golden with a fault of shape, and accepts those
+// that only the compiler refuses.
+func TestJSONSchemaRefusesTheGoldens(t *testing.T) {
+	s := editor(t, "")
+	refused, accepted := 0, 0
+	for _, file := range globbed(t, "../cmd/kthwc/testdata/errors/*.yaml") {
+		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
+		printed := string(read(t, strings.TrimSuffix(file, ".yaml")+".txt"))
+		isShape := slices.ContainsFunc(shapeCodes, func(code string) bool { return strings.Contains(printed, "error["+code+"]") })
+		isCompiler := strings.Contains(printed, "error[E01")
+		if !isShape && !isCompiler || strings.Contains(printed, "error[E0014]") || slices.Contains(beyondShape, name) {
+			continue
+		}
+		if accepts := s.Validate(plainData(t, read(t, file))) == nil; accepts == isShape {
+			t.Errorf("%s: the JSON Schema accepts it: %v", name, accepts)
+		} else if accepts {
+			accepted++
+		} else {
+			refused++
+		}
+	}
+	if refused < 70 || accepted < 35 {
+		t.Errorf("only %d refused and %d accepted", refused, accepted)
+	}
+}

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"cuelang.org/go/cue"
@@ -59,7 +62,8 @@ type loader struct {
 	doc    *Document
 	faults diag.List
 	items  map[string][]string // path of a list -> paths of its entries
-	broken []string            // paths whose shape is wrong: no second fault for them
+	maps   []string            // paths of maps, whose keys are judged
+	broken []string            // paths with a fault: no second one for them
 }
 
 func (l *loader) fault(code, path string, at diag.Pos, summary, help string) *diag.Diagnostic {
@@ -75,14 +79,14 @@ func (l *loader) parse(data []byte) *yaml.Node {
 		l.fault("E0002", "", start, fmt.Sprintf("the file is larger than %d MiB", MaxBytes>>20), "a cluster.yaml of this size is not one that a person reviews; use pools for many machines of one kind")
 		return nil
 	case at >= 0:
-		l.fault("E0013", "", position(l.name, data, at), fmt.Sprintf("the file is not plain UTF-8 text: byte 0x%02x", data[at]), "save the file as UTF-8 without a byte order mark and without control characters")
+		l.bytesFault(data, at)
 		return nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var first, second yaml.Node
 	switch err := decoder.Decode(&first); {
 	case errors.Is(err, io.EOF) || err == nil && isNull(&first):
-		l.fault("E0009", "", start, "the file is empty", "`kthwc init` writes a file to start from")
+		l.fault("E0009", "", start, "the file is empty, or holds nothing but comments", "`kthwc init` writes a file to start from")
 		return nil
 	case err != nil:
 		l.syntax(err)
@@ -123,42 +127,35 @@ func position(file string, data []byte, offset int) diag.Pos {
 	return diag.Pos{File: file, Line: line, Col: col, Len: 1}
 }
 
-// syntax turns the YAML reader's error, which begins "yaml: line N: ", into a fault.
-func (l *loader) syntax(err error) {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	at := diag.Pos{File: l.name, Line: 1, Col: 1}
-	if rest, ok := strings.CutPrefix(text, "line "); ok {
-		number, message, _ := strings.Cut(rest, ": ")
-		if n, err := strconv.Atoi(number); err == nil {
-			at.Line, text = min(max(n, 1), bytes.Count(l.doc.source, []byte("\n"))+1), message
-		}
-	}
-	l.fault("E0007", "", at, "this is not YAML: "+text, "check the indentation and the quotes on this line and the one before; YAML indents with spaces")
-}
-
 // definition is cluster.cue, compiled, with the context that it was compiled in.
 var definition = lazily(func() (d struct {
-	context *cue.Context
-	root    cue.Value
+	context    *cue.Context
+	file, root cue.Value
 }) {
 	d.context = cuecontext.New()
-	d.root = d.context.CompileBytes(source, cue.Filename("cluster.cue")).LookupPath(cue.ParsePath("#Cluster"))
+	d.file = d.context.CompileBytes(source, cue.Filename("cluster.cue"))
+	d.root = d.file.LookupPath(cue.ParsePath("#Cluster"))
 	return d
 })
+
+// accepts says whether one of the definitions accepts a value.
+func accepts(defs []string, v any) bool {
+	d := definition()
+	return slices.ContainsFunc(defs, func(def string) bool {
+		return d.file.LookupPath(cue.ParsePath(def)).Unify(d.context.Encode(v)).Validate(cue.Final(), cue.Concrete(true)) == nil
+	})
+}
 
 // judge lets CUE judge the values, fill in the defaults, and decode.
 func (l *loader) judge(fields map[string]any) {
 	d := definition()
 	unified := d.root.Unify(d.context.Encode(fields))
-	seen := map[string]bool{}
+	l.judgeKeys()
+	paths := map[string]bool{}
 	for _, e := range cueerrors.Errors(unified.Validate(cue.Final(), cue.Concrete(true))) {
-		steps := e.Path()
-		path := l.pathOf(steps)
-		if !seen[path] && !l.covered(path) {
-			seen[path] = true
-			l.refuse(path, steps)
-		}
+		paths[l.pathOf(e.Path())] = true
 	}
+	l.refuseAll(paths)
 	l.exactlyOneProvider(fields)
 	if l.faults.HasErrors() {
 		return
@@ -166,6 +163,54 @@ func (l *loader) judge(fields map[string]any) {
 	if err := unified.Decode(&l.doc.Cluster); err != nil {
 		l.fault("E0010", "", diag.Pos{File: l.name, Line: 1, Col: 1}, "a value does not fit: "+err.Error(), "")
 	}
+}
+
+// judgeKeys refuses keys of maps: CUE reports them at their values, or not at
+// all beside other faults.
+func (l *loader) judgeKeys() {
+	for _, path := range l.maps {
+		about := describe(path)
+		key, _ := keyAndValue(about.value)
+		if key == nil {
+			continue // anything may be below
+		}
+		name := about.part(key)
+		name.Expect = expectation(name.refs)
+		node := l.doc.places[path].value
+		for i := 0; i < len(node.Content); i += 2 {
+			if k := node.Content[i]; k.Tag == "!!str" && !l.covered(join(path, k.Value)) && !accepts(name.refs, k.Value) {
+				l.broken = append(l.broken, join(path, k.Value))
+				d := l.fault("E0010", join(path, k.Value), nodePos(l.name, k), fmt.Sprintf("a key in %s must be %s", path, name.Expect), name.instead(k))
+				d.Label = "got " + shown(k)
+			}
+		}
+	}
+}
+
+// refuseAll reports what CUE did not accept, the innermost first: a list is
+// not at fault for its entries. A field that nobody wrote is only at fault
+// when nothing else is.
+func (l *loader) refuseAll(paths map[string]bool) {
+	inner := slices.SortedFunc(maps.Keys(paths), func(a, b string) int {
+		return cmp.Or(len(stepsOf(b))-len(stepsOf(a)), strings.Compare(a, b))
+	})
+	for _, path := range inner {
+		if at, written := l.doc.places[path]; written && !l.covered(path) && !l.fits(path, at.value) {
+			l.refuse(path, at.value)
+		}
+	}
+	for _, path := range inner {
+		if !l.faults.HasErrors() {
+			about := describe(path)
+			l.missed(path, &about)
+		}
+	}
+}
+
+// fits says whether an entry of a list is right by itself: CUE also compares
+// entries with those of the default.
+func (l *loader) fits(path string, n *yaml.Node) bool {
+	return strings.HasSuffix(path, "]") && n.Tag == "!!str" && accepts(describe(path).refs, n.Value)
 }
 
 // pathOf turns CUE's steps ("#Cluster", "spec", "nodes", "3") into a path.
@@ -194,23 +239,63 @@ func (l *loader) covered(path string) bool {
 	})
 }
 
-// refuse reports a value that CUE did not accept, or a field that it missed.
-func (l *loader) refuse(path string, steps []string) {
-	about := describe(steps)
-	if at, written := l.doc.places[path]; written {
-		got := shown(at.value)
-		d := l.fault("E0010", path, nodePos(l.name, at.value), fmt.Sprintf("%s must be %s", path, cmp.Or(about.Expect, "something else")), "")
-		d.Label = "got " + got
-		return
+// refuse reports a value that CUE did not accept.
+func (l *loader) refuse(path string, n *yaml.Node) {
+	about := describe(path)
+	d := l.fault("E0010", path, nodePos(l.name, n), fmt.Sprintf("%s must be %s", path, cmp.Or(about.Expect, "something else")), about.instead(n))
+	d.Label = "got " + shown(n)
+	l.broken = append(l.broken, path)
+}
+
+// instead says what to write instead of a value: the nearest word, the value
+// as it would be accepted, or one like the example.
+func (f *Field) instead(n *yaml.Node) string {
+	if near := cmp.Or(diag.Nearest(n.Value, f.words()), f.repaired(n)); near != "" {
+		return fmt.Sprintf("write %q instead of %s", near, shown(n))
 	}
-	l.missed(path, &about)
+	help := f.remedy(f.Expect)
+	if like, ok := strings.CutPrefix(help, "write it like "); ok && n.Kind == yaml.SequenceNode && like[0] != '[' {
+		return "write it like [" + like + "]"
+	}
+	return help
+}
+
+var unusual = regexp.MustCompile(`[^a-z0-9.-]+`)
+
+// repairs are small changes that make values acceptable.
+var repairs = []func(string) string{
+	strings.ToLower,
+	func(v string) string { return strings.TrimLeft(v[strings.LastIndex(v, "//")+1:], "/-v") },
+	func(v string) string { return strings.Trim(unusual.ReplaceAllString(strings.ToLower(v), "-"), "-") },
+	func(v string) string { return synonyms[v] },
+}
+
+// synonyms are what the same things are called elsewhere.
+var synonyms = map[string]string{"x86_64": "amd64", "aarch64": "arm64", "master": "controller", "control-plane": "controller", "node": "worker"}
+
+// repaired is the value after the first repair that makes it acceptable; "" if none does.
+func (f *Field) repaired(n *yaml.Node) string {
+	if n.Tag != "!!str" || strings.ContainsFunc(n.Value, unicode.IsControl) {
+		return ""
+	}
+	for _, repair := range repairs {
+		fixed := repair(n.Value)
+		if fixed != n.Value && fixed != "" && (slices.Contains(f.words(), fixed) || accepts(f.refs, fixed)) {
+			return fixed
+		}
+	}
+	return ""
 }
 
 func (l *loader) missed(path string, about *Field) {
 	l.broken = append(l.broken, path)
-	d := l.fault("E0006", path, l.doc.KeyPos(path), path+" is missing", fmt.Sprintf("add %s: %s", about.Name, cmp.Or(about.Expect, expectation(about.refs), "a mapping")))
+	help := fmt.Sprintf("add %s: %s", about.Name, cmp.Or(about.Expect, expectation(about.refs)))
+	if about.structured() {
+		help = fmt.Sprintf("add %s: and, indented below it, %s", about.Name, cmp.Or(expectation(about.refs), about.requiredNames()))
+	}
+	d := l.fault("E0006", path, l.doc.KeyPos(path), path+" is missing", help)
 	if about.Doc != "" {
-		d.Notes = append(d.Notes, lowerFirst(about.Doc))
+		d.Notes = append(d.Notes, about.Name+" is "+lowerFirst(strings.TrimSuffix(about.Doc, ".")))
 	}
 }
 
@@ -220,7 +305,7 @@ func (l *loader) exactlyOneProvider(fields map[string]any) {
 	if spec == nil || len(provider) == 1 || l.covered("spec.provider") {
 		return
 	}
-	l.fault("E0016", "spec.provider", l.doc.KeyPos("spec.provider"), "spec.provider must have exactly one of gcp and static", "write `static: {}` for machines that exist already, or `gcp:` with project, region and zone")
+	l.fault("E0016", "spec.provider", l.doc.KeyPos("spec.provider"), "spec.provider must have exactly one of gcp and static", "write "+describe("spec.provider").Expect)
 }
 
 func shown(n *yaml.Node) string {
@@ -228,13 +313,22 @@ func shown(n *yaml.Node) string {
 	case yaml.MappingNode:
 		return "a mapping"
 	case yaml.SequenceNode:
+		if len(n.Content) == 0 {
+			return "an empty list"
+		}
 		return "a list of " + strconv.Itoa(len(n.Content))
 	}
 	value := []rune(n.Value)
 	if len(value) > 60 {
 		value = append(value[:57], '.', '.', '.')
 	}
-	return strconv.Quote(string(value))
+	switch n.Tag {
+	case "!!null":
+		return "nothing"
+	case "!!str":
+		return strconv.Quote(string(value))
+	}
+	return string(value)
 }
 
 func lowerFirst(s string) string {

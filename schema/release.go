@@ -11,6 +11,7 @@ import (
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/cuecontext"
 
+	"github.com/kthwc/kthwc/pkg/diag"
 	"github.com/kthwc/kthwc/pkg/origin"
 )
 
@@ -224,7 +225,7 @@ func (r *Release) Nearest(component, flag string) string {
 		}
 	}
 	slices.Sort(names)
-	return nearest(flag, names)
+	return diag.Nearest(flag, names)
 }
 
 // MinorsWith lists the supported minors whose option set has the flag.

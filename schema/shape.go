@@ -1,13 +1,17 @@
 package schema
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/kthwc/kthwc/pkg/diag"
 )
 
 // A shape is what a YAML value may look like, before CUE judges what it says.
@@ -129,6 +133,7 @@ func (l *loader) plain(path string, n *yaml.Node) bool {
 func (l *loader) mapping(path string, n *yaml.Node, want *shape) map[string]any {
 	out := make(map[string]any, len(n.Content)/2)
 	seen := make(map[string]*yaml.Node, len(n.Content)/2)
+	meant := map[string]bool{} // fields that a misspelt key stands for
 	for i := 0; i < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		entry := want.entry
@@ -137,7 +142,7 @@ func (l *loader) mapping(path string, n *yaml.Node, want *shape) map[string]any 
 		}
 		if want.kind == structure {
 			if entry = want.fields[key.Value]; entry == nil {
-				l.unknown(path, key, want.names)
+				meant[l.unknown(path, key, want.names)] = true
 				continue
 			}
 		}
@@ -146,18 +151,15 @@ func (l *loader) mapping(path string, n *yaml.Node, want *shape) map[string]any 
 			out[key.Value] = got
 		}
 	}
-	l.missing(path, want, seen)
-	return out
-}
-
-// missing reports the fields that a structure must have and does not. CUE
-// finds them too, but not beside other faults.
-func (l *loader) missing(path string, want *shape, seen map[string]*yaml.Node) {
+	if want.kind == dictionary {
+		l.maps = append(l.maps, path)
+	}
 	for _, f := range required(want.def) {
-		if seen[f.Name] == nil {
+		if seen[f.Name] == nil && !meant[f.Name] {
 			l.missed(join(path, f.Name), f)
 		}
 	}
+	return out
 }
 
 func (l *loader) goodKey(path string, key *yaml.Node, seen map[string]*yaml.Node) bool {
@@ -165,10 +167,13 @@ func (l *loader) goodKey(path string, key *yaml.Node, seen map[string]*yaml.Node
 	switch {
 	case key.Tag == "!!merge":
 		l.fault("E0011", path, at, "merge keys (<<) are not supported", "write the fields out; a reviewer sees every value where it is used")
-	case key.Kind != yaml.ScalarNode || key.Tag != "!!str" || key.Anchor != "":
-		l.fault("E0014", path, at, fmt.Sprintf("a key must be text, not %s", shown(key)), "quote the key")
+	case key.Kind != yaml.ScalarNode || key.Anchor != "" || key.Tag == "!!null":
+		l.fault("E0014", path, at, fmt.Sprintf("a key%s must be text, not %s", within(path), shown(key)), "write a word before the colon")
+	case key.Tag != "!!str":
+		l.fault("E0014", path, at, fmt.Sprintf("a key%s must be text, but %s is %s to YAML", within(path), key.Value, cmp.Or(tagNames[key.Tag], "something else")), fmt.Sprintf("quote it: %q:", key.Value))
 	case strings.ContainsAny(key.Value, "\"\n"):
-		l.fault("E0014", path, at, fmt.Sprintf("a key must not contain quotes or line feeds: %s", shown(key)), "choose another key")
+		l.broken = append(l.broken, join(path, key.Value))
+		l.fault("E0014", path, at, fmt.Sprintf("a key%s must not contain quotes or line feeds: %s", within(path), shown(key)), "choose another key")
 	case seen[key.Value] != nil:
 		d := l.fault("E0004", join(path, key.Value), at, fmt.Sprintf("%s is given twice", join(path, key.Value)), "remove one of the two; readers disagree on which one counts")
 		d.Related = append(d.Related, relatedTo(l.name, seen[key.Value], "first given here"))
@@ -178,18 +183,32 @@ func (l *loader) goodKey(path string, key *yaml.Node, seen map[string]*yaml.Node
 	return false
 }
 
-func (l *loader) unknown(path string, key *yaml.Node, known []string) {
-	where := "in " + path
+// within says where a key stands.
+func within(path string) string {
 	if path == "" {
-		where = "at the top of the file"
+		return " at the top of the file"
 	}
-	d := l.fault("E0003", join(path, key.Value), nodePos(l.name, key), fmt.Sprintf("unknown field %q %s", key.Value, where), "")
-	if near := nearest(key.Value, known); near != "" {
+	return " in " + path
+}
+
+// unknown reports a key that is not a field. It gives the field that was meant;
+// "" if no field is close.
+func (l *loader) unknown(path string, key *yaml.Node, known []string) string {
+	l.broken = append(l.broken, join(path, key.Value))
+	d := l.fault("E0003", join(path, key.Value), nodePos(l.name, key), fmt.Sprintf("unknown field %q%s", key.Value, within(path)), "")
+	near := diag.Nearest(key.Value, known)
+	switch {
+	case near != "":
 		d.Label = fmt.Sprintf("did you mean %q?", near)
 		d.Help = fmt.Sprintf("write %s instead of %s", near, key.Value)
-		return
+	case len(known) == 0:
+		d.Help = "remove it; there are no fields here"
+	case len(known) == 1:
+		d.Help = "remove it; the only field here is " + known[0]
+	default:
+		d.Help = "remove it, or use one of the fields here: " + strings.Join(known, ", ")
 	}
-	d.Help = "the fields here are " + strings.Join(known, ", ")
+	return near
 }
 
 func (l *loader) sequence(path string, n *yaml.Node, want *shape) []any {
@@ -238,17 +257,11 @@ func (l *loader) scalar(path string, n *yaml.Node, want, declared shapeKind) any
 	switch {
 	case n.Kind != yaml.ScalarNode || n.Tag == "!!null":
 	case want == text && n.Tag == "!!str" && trap(n):
-		d := l.fault("E0015", path, nodePos(l.name, n), fmt.Sprintf("%s is true or false to some YAML readers", n.Value), fmt.Sprintf("quote it: %q", n.Value))
-		d.Label = "an unquoted word that YAML 1.1 reads as a boolean"
-		l.broken = append(l.broken, path)
-		return nil
+		return l.unquoted(path, n, "true or false to some YAML readers")
 	case want == text && n.Tag == "!!str":
 		return n.Value
 	case want == text:
-		d := l.fault("E0015", path, nodePos(l.name, n), fmt.Sprintf("%s must be text, but %s is %s to YAML", path, n.Value, tagNames[n.Tag]), fmt.Sprintf("quote it: %q", n.Value))
-		d.Label = "not in quotes"
-		l.broken = append(l.broken, path)
-		return nil
+		return l.unquoted(path, n, tagNames[n.Tag]+" to YAML")
 	case want == number && n.Tag == "!!int":
 		if v, err := strconv.Atoi(n.Value); err == nil && !strings.HasPrefix(strings.TrimLeft(n.Value, "+-"), "0") || n.Value == "0" {
 			return v
@@ -259,6 +272,14 @@ func (l *loader) scalar(path string, n *yaml.Node, want, declared shapeKind) any
 	return l.wrongKind(path, n, declared)
 }
 
+// unquoted reports text that is something else to a YAML reader.
+func (l *loader) unquoted(path string, n *yaml.Node, what string) any {
+	d := l.fault("E0015", path, nodePos(l.name, n), fmt.Sprintf("%s must be text, but %s is %s", path, n.Value, what), fmt.Sprintf("quote it: %q", n.Value))
+	d.Label = "not in quotes"
+	l.broken = append(l.broken, path)
+	return nil
+}
+
 var tagNames = map[string]string{"!!int": "a number", "!!float": "a number", "!!bool": "true or false", "!!timestamp": "a date"}
 
 // trap says whether an unquoted word is a boolean to readers of YAML 1.1.
@@ -267,32 +288,55 @@ func trap(n *yaml.Node) bool {
 }
 
 func (l *loader) wrongKind(path string, n *yaml.Node, want shapeKind) any {
-	got := shown(n)
-	if n.Tag == "!!null" {
-		got = "nothing"
+	about := describe(path)
+	wanted := kindNames[want]
+	if want == text || want == number || want == boolean {
+		wanted = cmp.Or(about.Expect, wanted)
 	}
-	d := l.fault("E0005", path, nodePos(l.name, n), fmt.Sprintf("%s must be %s", path, kindNames[want]), "")
+	d := l.fault("E0005", path, nodePos(l.name, n), fmt.Sprintf("%s must be %s", path, wanted), kindHelp(path, &about, n, want))
 	if path == "" {
-		d.Summary = "the file must be a mapping that begins with apiVersion, kind, metadata and spec"
+		d.Summary = "the file must be a mapping with apiVersion, kind, metadata and spec"
+		d.Help = "`kthwc init` writes a file to start from"
 	}
-	d.Label = "got " + got
-	d.Help = kindHelp(n, want)
+	d.Label = "got " + shown(n)
 	l.broken = append(l.broken, path)
 	return nil
 }
 
-func kindHelp(n *yaml.Node, want shapeKind) string {
+var (
+	withoutSpace = regexp.MustCompile(`^([A-Za-z]+):(\S.*)$`)
+	truths       = map[string]string{"yes": "true", "on": "true", "y": "true", "true": "true", "1": "true", "no": "false", "off": "false", "n": "false", "false": "false", "0": "false"}
+)
+
+// kindHelp says what to write instead of a value of the wrong kind.
+func kindHelp(path string, about *Field, n *yaml.Node, want shapeKind) string {
+	digits := strings.TrimLeft(n.Value, "0")
+	_, err := strconv.Atoi(digits)
+	glued := withoutSpace.FindStringSubmatch(n.Value)
+	isMapping := want == structure || want == dictionary
 	switch {
+	case n.Tag == "!!null" && isMapping:
+		return "write its fields on the lines below, indented, or {} for none"
+	case n.Tag == "!!null" && strings.HasSuffix(path, "]"):
+		return "write a value, or remove the entry"
+	case n.Tag == "!!null" && !about.required():
+		return "write a value, or remove the key to use the default"
+	case isMapping && glued != nil:
+		return fmt.Sprintf("put a space after the colon: %s: %s", glued[1], glued[2])
+	case isMapping:
+		return "write fields on the lines below, indented" + about.fieldNames()
 	case want == list && n.Kind == yaml.ScalarNode && n.Tag != "!!null":
 		return fmt.Sprintf("write a list: [%s]", n.Value)
-	case want == number && n.Tag == "!!str":
-		return "write the number without quotes"
-	case want == boolean:
-		return "write true or false without quotes"
-	case n.Tag == "!!null":
-		return "write a value, or remove the key to use the default"
+	case want == list:
+		return "write a list: a line for every entry, with a dash and a space in front"
+	case want == text && n.Kind == yaml.SequenceNode && len(n.Content) == 1 && n.Content[0].Kind == yaml.ScalarNode:
+		return "write it without brackets: " + n.Content[0].Value
+	case want == number && err == nil:
+		return "write " + digits + ", without quotes and without a zero in front"
+	case want == boolean && truths[strings.ToLower(n.Value)] != "":
+		return "write " + truths[strings.ToLower(n.Value)] + " without quotes"
 	}
-	return "see `kthwc schema --format markdown` for the fields and their values"
+	return about.remedy(cmp.Or(about.Expect, kindNames[want]))
 }
 
 // whatever reads a value that this program only passes on.
@@ -323,35 +367,3 @@ type null struct{}
 
 // MarshalJSON writes null.
 func (null) MarshalJSON() ([]byte, error) { return []byte("null"), nil }
-
-// nearest is the known word that is closest to a mistyped one; "" if none is close.
-func nearest(word string, known []string) string {
-	best, distance := "", 1+max(1, len(word)/3)
-	for _, k := range known {
-		if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// editDistance counts insertions, deletions and substitutions (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}

@@ -20,6 +20,7 @@ func (r *resolver) checkNetwork() {
 		p    netip.Prefix
 	}
 	var all []named
+	var odd []string // ranges of other families
 	for _, set := range []struct {
 		path   string
 		ranges []Prefix
@@ -28,16 +29,38 @@ func (r *resolver) checkNetwork() {
 			for _, other := range all {
 				if other.path != set.path && other.p.Overlaps(p.V) {
 					d := r.fault("E0103", set.path, fmt.Sprintf("%s %s overlaps %s %s", set.path, p.V, other.path, other.p), "choose ranges that share no address")
-					d.Related = append(d.Related, diag.Related{Pos: r.doc.Pos(other.path), Label: "the other range"})
+					r.relate(d, other.path, "the other range", other.p)
 				}
 			}
 			all = append(all, named{set.path, p.V})
 		}
-		if len(set.ranges) != len(n.Nodes) || !sameFamilies(set.ranges, n.Nodes) {
-			r.fault("E0118", set.path, set.path+" has other address families than spec.network.nodeCIDR", "give every range an IPv4 entry, or an IPv4 and an IPv6 entry in this order")
+		if !sameFamilies(set.ranges, n.Nodes) {
+			odd = append(odd, set.path)
+		}
+	}
+	if len(odd) > 0 {
+		at := odd[0]
+		if !r.doc.Written(at) {
+			at = "spec.network.nodeCIDR"
+		}
+		d := r.fault("E0118", at, strings.Join(odd, " and ")+" must have the address families of spec.network.nodeCIDR", "give every range an IPv4 entry, or an IPv4 and an IPv6 entry in this order")
+		for _, path := range odd {
+			if !r.doc.Written(path) {
+				d.Notes = append(d.Notes, path+" is not written; its default is IPv4 only")
+			}
 		}
 	}
 	r.checkServices()
+}
+
+// relate shows the field that a fault has to do with, or its default if the
+// file does not write it.
+func (r *resolver) relate(d *diag.Diagnostic, path, label string, value fmt.Stringer) {
+	if r.doc.Written(path) {
+		d.Related = append(d.Related, diag.Related{Pos: r.doc.Pos(path), Label: label})
+		return
+	}
+	d.Notes = append(d.Notes, fmt.Sprintf("%s is %s, the default of %s", label, value, path))
 }
 
 func sameFamilies(a, b []Prefix) bool {
@@ -55,7 +78,7 @@ func (r *resolver) checkServices() {
 	switch {
 	case !first.Contains(n.DNS.V):
 		d := r.fault("E0106", "spec.network.clusterDNS", fmt.Sprintf("%s is not in the Service range %s", n.DNS.V, first), "use an address of the range, such as "+nth(first, 10).String())
-		d.Related = append(d.Related, diag.Related{Pos: r.doc.Pos("spec.network.serviceCIDR"), Label: "the Service range"})
+		r.relate(d, "spec.network.serviceCIDR", "the Service range", first)
 	case n.DNS.V == n.ServiceIPs[0].V || n.DNS.V == first.Masked().Addr():
 		r.fault("E0106", "spec.network.clusterDNS", fmt.Sprintf("%s is taken: the first addresses of the range are the network's and the API server's", n.DNS.V), "use "+nth(first, 10).String())
 	}
@@ -71,21 +94,35 @@ func (r *resolver) checkServices() {
 var reservedNames = []string{"localhost", "kubernetes", "default", "controller", "worker"}
 
 func (r *resolver) checkNodes() {
-	names, addresses := map[string]bool{}, map[netip.Addr]*Node{}
+	names, addresses := map[string]*Node{}, map[netip.Addr]*Node{}
 	for _, n := range r.c.Nodes {
 		at := nodePath(n)
-		if names[n.Name.V] || slices.Contains(reservedNames, n.Name.V) || len(n.Name.V) > 63 {
-			r.fault("E0101", at+".name", fmt.Sprintf("the node name %q is taken, reserved or too long", n.Name.V), "choose another name")
+		switch other := names[n.Name.V]; {
+		case other != nil:
+			d := r.fault("E0101", at+".name", fmt.Sprintf("two machines are called %s", n.Name.V), "choose another name; the machines of a pool are NAME-0, NAME-1 and so on")
+			d.Related = append(d.Related, diag.Related{Pos: r.doc.Pos(nodePath(other) + ".name"), Label: "the other one"})
+		case slices.Contains(reservedNames, n.Name.V):
+			r.fault("E0101", at+".name", fmt.Sprintf("no machine can be called %s: the name means something else", n.Name.V), "choose another name, such as worker-0")
+		case len(n.Name.V) > 63:
+			r.fault("E0101", at+".name", fmt.Sprintf("the name %s has %d characters, and host names end at 63", n.Name.V, len(n.Name.V)), "choose a shorter name")
 		}
-		names[n.Name.V] = true
+		names[n.Name.V] = n
 		for i, a := range n.Addresses {
 			r.checkAddress(n, addressPath(n), i, a.V, addresses)
 		}
 		if len(n.Addresses) != len(r.c.Network.Nodes) {
-			r.fault("E0118", addressPath(n), fmt.Sprintf("%s has %d addresses, but spec.network.nodeCIDR has %d ranges", n.Name.V, len(n.Addresses), len(r.c.Network.Nodes)), "give the node one address of every range, in the same order")
+			r.fault("E0118", addressPath(n), fmt.Sprintf("%s has %s, but spec.network.nodeCIDR has %s", n.Name.V, count(len(n.Addresses), "address", "addresses"), count(len(r.c.Network.Nodes), "range", "ranges")), "give the node one address of every range, in the same order")
 		}
 		r.checkSkew(n)
 	}
+}
+
+// count is a number with its noun.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "one " + one
+	}
+	return strconv.Itoa(n) + " " + many
 }
 
 // nodePath is where the node, or its pool, stands in the file.
@@ -111,7 +148,7 @@ func (r *resolver) checkAddress(n *Node, path string, i int, a netip.Addr, seen 
 		d.Related = append(d.Related, diag.Related{Pos: r.doc.Pos(addressPath(other)), Label: other.Name.V + " has it"})
 	case i < len(ranges) && !ranges[i].V.Contains(a):
 		d := r.fault("E0102", path, fmt.Sprintf("%s is not in the node range %s", a, ranges[i].V), "change the address or spec.network.nodeCIDR")
-		d.Related = append(d.Related, diag.Related{Pos: r.doc.Pos("spec.network.nodeCIDR"), Label: "the node range"})
+		r.relate(d, "spec.network.nodeCIDR", "the node range", ranges[i].V)
 	case a.String() == r.spec.API.Address && r.c.Nodes[0] != n && r.spec.API.Endpoint != None:
 		r.fault("E0102", path, fmt.Sprintf("%s is the address of the API endpoint", a), "the balancer and the machines need different addresses")
 	}
@@ -127,27 +164,43 @@ func (r *resolver) checkSkew(n *Node) {
 }
 
 func (r *resolver) checkPodRanges() {
-	var seen []Prefix
+	type podRange struct {
+		n *Node
+		p netip.Prefix
+	}
+	var seen []podRange
 	for _, n := range r.c.Nodes {
 		if !n.Worker && len(n.PodCIDRs) > 0 {
 			r.fault("E0104", nodePath(n)+".podCIDR", fmt.Sprintf("%s has a pod range and runs no pods", n.Name.V), "remove podCIDR, or give the node the role worker")
 		}
 		for f, p := range n.PodCIDRs {
 			if f < len(r.c.Network.Pods) && !inside(p.V, r.c.Network.Pods[f].V) {
-				r.fault("E0104", nodePath(n)+".podCIDR", fmt.Sprintf("%s is not in the pod range %s", p.V, r.c.Network.Pods[f].V), "choose a range inside spec.network.podCIDR")
+				d := r.fault("E0104", nodePath(n)+".podCIDR", fmt.Sprintf("%s is not in the pod range %s", p.V, r.c.Network.Pods[f].V), "choose a range inside spec.network.podCIDR")
+				r.relate(d, "spec.network.podCIDR", "the pod range", r.c.Network.Pods[f].V)
 			}
 			if room := p.V.Addr().BitLen() - p.V.Bits(); room < 12 && 1<<room-3 < n.MaxPods.V {
-				r.fault("E0104", nodePath(n)+".maxPods", fmt.Sprintf("%s has room for %d pods, not for %d", p.V, 1<<room-3, n.MaxPods.V), "lower maxPods, or use a larger pod range")
+				r.fault("E0104", r.written(nodePath(n)+".maxPods", nodePath(n)+".podCIDR", "spec.network.podCIDRMaskSize"), fmt.Sprintf("%s has room for %d pods, and %s may run %d", p.V, 1<<room-3, n.Name.V, n.MaxPods.V), "lower maxPods of the node, or use a larger pod range")
 			}
-			seen = append(seen, p)
+			seen = append(seen, podRange{n, p.V})
 		}
 	}
-	slices.SortFunc(seen, func(a, b Prefix) int { return a.V.Addr().Compare(b.V.Addr()) })
+	slices.SortStableFunc(seen, func(a, b podRange) int { return a.p.Addr().Compare(b.p.Addr()) })
 	for i := 1; i < len(seen); i++ {
-		if seen[i-1].V.Overlaps(seen[i].V) {
-			r.fault("E0104", "spec.nodes", fmt.Sprintf("the pod ranges %s and %s overlap", seen[i-1].V, seen[i].V), "give every worker its own range")
+		if a, b := seen[i-1], seen[i]; a.p.Overlaps(b.p) {
+			d := r.fault("E0104", nodePath(b.n)+".podCIDR", fmt.Sprintf("the pod range %s of %s overlaps %s of %s", b.p, b.n.Name.V, a.p, a.n.Name.V), "give every worker its own range")
+			r.relate(d, nodePath(a.n)+".podCIDR", "the other range", a.p)
 		}
 	}
+}
+
+// written is the first of the fields that the file writes, or else the last.
+func (r *resolver) written(paths ...string) string {
+	for _, p := range paths {
+		if r.doc.Written(p) {
+			return p
+		}
+	}
+	return paths[len(paths)-1]
 }
 
 func inside(p, outer netip.Prefix) bool {
@@ -158,7 +211,7 @@ func inside(p, outer netip.Prefix) bool {
 func (r *resolver) check() {
 	c := r.c
 	if c.PKI.LeafLifetime.V > c.PKI.CALifetime.V {
-		r.fault("E0124", "spec.pki.leafLifetime", "certificates would live longer than their authority", "make pki.caLifetime longer than pki.leafLifetime")
+		r.fault("E0124", r.written("spec.pki.caLifetime", "spec.pki.leafLifetime"), "certificates would live longer than their authority", "make pki.caLifetime longer than pki.leafLifetime")
 	}
 	keys := map[string]bool{}
 	for i, k := range c.Encryption.Keys {
@@ -198,14 +251,14 @@ func (r *resolver) checkFlags() {
 		for _, a := range r.c.ExtraArgs[component] {
 			path := pathTo("spec.extraArgs", component, a.Flag)
 			if !r.c.Release.Known(component, a.Flag) {
-				help := "the release has no such flag"
+				help := fmt.Sprintf("remove it: %s would stop at once with `unknown flag`", component)
 				if near := r.c.Release.Nearest(component, a.Flag); near != "" {
 					help = "did you mean " + near + "?"
 				}
 				if minors := schema.MinorsWith(component, a.Flag); len(minors) > 0 {
 					help = "the flag exists in " + strings.Join(minors, ", ")
 				}
-				r.fault("E0113", path, fmt.Sprintf("%s %s has no flag --%s", component, r.c.Release.Minor(), a.Flag), help)
+				r.fault("E0113", path, fmt.Sprintf("%s %s has no flag --%s", component, r.c.Release.Minor(), a.Flag), help).Pos = r.doc.KeyPos(path)
 				continue
 			}
 			r.checkReplaced(component, path, a)
@@ -269,14 +322,18 @@ func (r *resolver) checkProxyMode() {
 }
 
 func (r *resolver) checkSelectors() {
-	known := map[string]bool{schema.Controller: true, schema.Worker: true}
+	known := []string{schema.Controller, schema.Worker}
 	for _, n := range r.c.Nodes {
-		known[n.Name.V] = true
+		known = append(known, n.Name.V)
 	}
 	check := func(on []Text) {
 		for _, t := range on {
-			if !known[t.V] {
-				r.fault("E0121", t.From.Sources()[0], fmt.Sprintf("%q is neither a role nor a node", t.V), "write controller, worker, or the name of a node")
+			if slices.Contains(known, t.V) {
+				continue
+			}
+			d := r.fault("E0121", t.From.Sources()[0], fmt.Sprintf("%q is neither a role nor a node", t.V), "write controller, worker, or the name of a node")
+			if near := diag.Nearest(t.V, known); near != "" {
+				d.Label = fmt.Sprintf("did you mean %q?", near)
 			}
 		}
 	}

@@ -35,6 +35,10 @@ func (r *resolver) nodes() {
 	for i := range r.spec.Pools {
 		r.pool(&r.spec.Pools[i])
 	}
+	if len(r.c.Nodes) == 0 {
+		r.fault("E0120", "spec.nodes", "the cluster has no nodes", "list them below spec.nodes, each with name, roles and address: one, three or five controllers, and workers")
+		return
+	}
 	if !slices.ContainsFunc(r.c.Nodes, func(n *Node) bool { return n.Controller }) {
 		r.fault("E0120", "spec.nodes", "no node has the role controller", "give one, three or five nodes roles: [controller]")
 	}

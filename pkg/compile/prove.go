@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kthwc/kthwc/pkg/diag"
 	"github.com/kthwc/kthwc/schema"
 )
 
@@ -28,12 +29,20 @@ var proofs = []struct {
 	{"E0127", auditPolicies},
 }
 
+// A flag of the user's may break an invariant on every node: it is one mistake
+// and one fault, whatever else was to be said about the flag.
 func (r *resolver) prove() {
+	blamed := map[string]bool{}
 	for _, p := range proofs {
 		for _, f := range p.find(r.c) {
+			if isFlag := strings.HasPrefix(f.path, "spec.extraArgs"); isFlag && blamed[f.path] {
+				continue
+			}
+			blamed[f.path] = true
 			r.fault(p.code, f.path, f.summary, f.help)
 		}
 	}
+	r.faults = slices.DeleteFunc(r.faults, func(d diag.Diagnostic) bool { return d.Code == "W0103" && blamed[d.Path] })
 }
 
 // handshakes proves that the ends of every connection accept each other: the
@@ -214,7 +223,7 @@ func members(c *Cluster) []finding {
 			}
 		}
 		if n := len(strings.Split(initial.V, ",")); n != len(c.Etcd.Members) {
-			out = append(out, finding{pathOf(initial, "spec.nodes"), fmt.Sprintf("etcd on %s starts with %d members, and the controllers are %d", m.Name.V, n, len(c.Etcd.Members)), "leave --initial-cluster to the list of nodes"})
+			out = append(out, finding{pathOf(initial, "spec.nodes"), fmt.Sprintf("etcd on %s starts with %s, and the controllers are %d", m.Name.V, count(n, "member", "members"), len(c.Etcd.Members)), "leave --initial-cluster to the list of nodes"})
 		}
 	}
 	return out

@@ -9,6 +9,7 @@ package render
 import (
 	"io/fs"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,7 +69,18 @@ func (r *renderer) all(families []func(*renderer), nodes int) {
 		for _, f := range part.t.Files {
 			r.put(f)
 		}
-		r.faults = append(r.faults, part.faults...)
+		r.collect(part.faults)
+	}
+}
+
+// collect adds the faults of one node; a field's fault is not said again for
+// every node.
+func (r *renderer) collect(faults diag.List) {
+	for _, f := range faults {
+		known := func(other diag.Diagnostic) bool { return f.Path != "" && other.Code == f.Code && other.Path == f.Path }
+		if !slices.ContainsFunc(r.faults, known) {
+			r.faults = append(r.faults, f)
+		}
 	}
 }
 
@@ -192,8 +204,17 @@ func (b *builder) why() origin.Origin {
 }
 
 func (b *builder) add(f *tree.File) {
-	if err := b.out.Put(f); err != nil {
-		b.fault("E0201", err.Error())
+	err := b.out.Put(f)
+	if err == nil {
+		return
+	}
+	b.fault("E0201", err.Error())
+	for _, source := range f.From.Sources() {
+		if strings.HasPrefix(source, "spec.files[") || strings.HasPrefix(source, "spec.units[") {
+			d := &b.faults[len(b.faults)-1]
+			d.Path, d.Help = source, "choose another path or name; kthwc writes this one itself, and its content follows from other fields"
+			return
+		}
 	}
 }
 
