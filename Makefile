@@ -30,6 +30,7 @@ docs: ## write the generated pages of docs/
 
 fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./schema -fuzz FuzzLoad -fuzztime 30s
+	$(GO) test ./schema -fuzz FuzzFormat -fuzztime 30s
 	$(GO) test ./pkg/secret -fuzz FuzzSplit -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzArgument -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzYAML -fuzztime 30s

@@ -57,7 +57,7 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newVersions, newMan, newVersion,
+	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newVersions, newMan, newVersion,
 }
 
 // newRoot is the command with all its verbs.

@@ -18,6 +18,7 @@ var boundaries = []struct {
 }{
 	{"cuelang.org/go", []string{"schema"}, "CUE's API moves between minors; one package absorbs it"},
 	{"github.com/google/go-jsonnet", []string{"pkg/render"}, "manifests and overlays are a matter of rendering"},
+	{"github.com/google/yamlfmt", []string{"schema"}, "its output is proven before it is used"},
 	{"github.com/spf13/cobra", []string{"cmd/kthwc"}, "libraries return; the command speaks"},
 	{"os", []string{"cmd/kthwc", "pkg/tree", "schema/gen", "internal/readers", "internal/docs/gen"}, "same input, same bytes: the pipeline reads nothing by itself"},
 	{"net", nil, "the compiler has no network"},

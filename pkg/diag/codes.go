@@ -53,6 +53,8 @@ var Codes = []Code{
 		"To YAML, 1.30 is the number 1.3, 0644 may be the number 420, and `no` may be false. Where text is wanted such values must be quoted, so that every reader reads the same."},
 	{"E0016", "provider", Error, "exactly one provider", "A cluster lives on Google Cloud (gcp) or on machines that exist already (static)."},
 	{"E0017", "duplicate-name", Error, "two entries with one name", "Entries of nodes, pools and units are found by name."},
+	{"E0018", "unformattable", Error, "a file that cannot be formatted",
+		"`kthwc fmt` compares every value and every comment before and after, and leaves the file alone if one of them would not be the same. Block text with spaces at the ends of its lines is the usual cause: the formatter would have to write it in quotes."},
 
 	{"E0101", "node-name", Error, "a node name that cannot be used",
 		"The node name is the kubelet's identity (system:node:NAME), a host name and a certificate name at once. Names that already mean something on every machine or in every cluster cannot be one, and two machines cannot share one."},
