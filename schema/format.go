@@ -20,7 +20,7 @@ import (
 // brackets. It formats any one YAML document, valid or not,
 // and refuses (E0018) a file that it could only format by changing it.
 func Format(name string, data []byte) ([]byte, diag.List) {
-	l := &loader{name: name, doc: &Document{name: name, source: data}}
+	l := newLoader(name, data)
 	before := l.parse(data)
 	if before == nil {
 		return nil, l.faults

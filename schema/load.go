@@ -29,7 +29,7 @@ const MaxBytes = 4 << 20
 // Load reads one cluster.yaml. name stands in positions. The list holds every
 // fault that was found; the document is nil if any of them is an error.
 func Load(name string, data []byte) (*Document, diag.List) {
-	l := &loader{name: name, doc: &Document{name: name, source: data, places: map[string]place{}}, items: map[string][]string{}}
+	l := newLoader(name, data)
 	root := l.parse(data)
 	if root == nil {
 		return nil, l.faults
@@ -49,7 +49,7 @@ func Load(name string, data []byte) (*Document, diag.List) {
 // of an earlier day, which may be one that [Load] refuses now. Text that is not
 // YAML gives a document without places.
 func Peek(name string, data []byte) *Document {
-	l := &loader{name: name, doc: &Document{name: name, source: data, places: map[string]place{}}, items: map[string][]string{}}
+	l := newLoader(name, data)
 	if root := l.parse(data); root != nil {
 		l.walk("", nil, root, rootShape)
 	}
@@ -63,7 +63,15 @@ type loader struct {
 	faults diag.List
 	items  map[string][]string // path of a list -> paths of its entries
 	maps   []string            // paths of maps, whose keys are judged
-	broken []string            // paths with a fault: no second one for them
+	broken map[string]bool     // paths with a fault: no second one for them
+	around map[string]bool     // paths that have one of these below them
+}
+
+func newLoader(name string, data []byte) *loader {
+	return &loader{
+		name: name, doc: &Document{name: name, source: data, places: map[string]place{}},
+		items: map[string][]string{}, broken: map[string]bool{}, around: map[string]bool{},
+	}
 }
 
 func (l *loader) fault(code, path string, at diag.Pos, summary, help string) *diag.Diagnostic {
@@ -168,6 +176,7 @@ func (l *loader) judge(fields map[string]any) {
 // judgeKeys refuses keys of maps: CUE reports them at their values, or not at
 // all beside other faults.
 func (l *loader) judgeKeys() {
+	good := map[string]bool{} // most maps have the same keys
 	for _, path := range l.maps {
 		about := describe(path)
 		key, _ := keyAndValue(about.value)
@@ -178,8 +187,10 @@ func (l *loader) judgeKeys() {
 		name.Expect = expectation(name.refs)
 		node := l.doc.places[path].value
 		for i := 0; i < len(node.Content); i += 2 {
-			if k := node.Content[i]; k.Tag == "!!str" && !l.covered(join(path, k.Value)) && !accepts(name.refs, k.Value) {
-				l.broken = append(l.broken, join(path, k.Value))
+			k := node.Content[i]
+			id := strings.Join(append(name.refs, k.Value), " ")
+			if good[id] = good[id] || k.Tag != "!!str" || accepts(name.refs, k.Value); !good[id] && !l.covered(join(path, k.Value)) {
+				l.breaks(join(path, k.Value))
 				d := l.fault("E0010", join(path, k.Value), nodePos(l.name, k), fmt.Sprintf("a key in %s must be %s", path, name.Expect), name.instead(k))
 				d.Label = "got " + shown(k)
 			}
@@ -232,11 +243,22 @@ func (l *loader) pathOf(steps []string) string {
 	return path
 }
 
+// breaks remembers that a path has a fault.
+func (l *loader) breaks(path string) {
+	l.broken[path] = true
+	for p := Parent(path); p != ""; p = Parent(p) {
+		l.around[p] = true
+	}
+}
+
 // covered says whether a fault was already given for the path or around it.
 func (l *loader) covered(path string) bool {
-	return slices.ContainsFunc(l.broken, func(b string) bool {
-		return path == b || strings.HasPrefix(path, b+".") || strings.HasPrefix(path, b+"[") || strings.HasPrefix(b, path+".") || strings.HasPrefix(b, path+"[")
-	})
+	for p := path; p != ""; p = Parent(p) {
+		if l.broken[p] {
+			return true
+		}
+	}
+	return l.around[path]
 }
 
 // refuse reports a value that CUE did not accept.
@@ -244,7 +266,7 @@ func (l *loader) refuse(path string, n *yaml.Node) {
 	about := describe(path)
 	d := l.fault("E0010", path, nodePos(l.name, n), fmt.Sprintf("%s must be %s", path, cmp.Or(about.Expect, "something else")), about.instead(n))
 	d.Label = "got " + shown(n)
-	l.broken = append(l.broken, path)
+	l.breaks(path)
 }
 
 // instead says what to write instead of a value: the nearest word, the value
@@ -288,7 +310,7 @@ func (f *Field) repaired(n *yaml.Node) string {
 }
 
 func (l *loader) missed(path string, about *Field) {
-	l.broken = append(l.broken, path)
+	l.breaks(path)
 	help := fmt.Sprintf("add %s: %s", about.Name, cmp.Or(about.Expect, expectation(about.refs)))
 	if about.structured() {
 		help = fmt.Sprintf("add %s: and, indented below it, %s", about.Name, cmp.Or(expectation(about.refs), about.requiredNames()))

@@ -126,7 +126,7 @@ func (l *loader) plain(path string, n *yaml.Node) bool {
 	default:
 		return true
 	}
-	l.broken = append(l.broken, path)
+	l.breaks(path)
 	return false
 }
 
@@ -172,7 +172,7 @@ func (l *loader) goodKey(path string, key *yaml.Node, seen map[string]*yaml.Node
 	case key.Tag != "!!str":
 		l.fault("E0014", path, at, fmt.Sprintf("a key%s must be text, but %s is %s to YAML", within(path), key.Value, cmp.Or(tagNames[key.Tag], "something else")), fmt.Sprintf("quote it: %q:", key.Value))
 	case strings.ContainsAny(key.Value, "\"\n"):
-		l.broken = append(l.broken, join(path, key.Value))
+		l.breaks(join(path, key.Value))
 		l.fault("E0014", path, at, fmt.Sprintf("a key%s must not contain quotes or line feeds: %s", within(path), shown(key)), "choose another key")
 	case seen[key.Value] != nil:
 		d := l.fault("E0004", join(path, key.Value), at, fmt.Sprintf("%s is given twice", join(path, key.Value)), "remove one of the two; readers disagree on which one counts")
@@ -194,7 +194,7 @@ func within(path string) string {
 // unknown reports a key that is not a field. It gives the field that was meant;
 // "" if no field is close.
 func (l *loader) unknown(path string, key *yaml.Node, known []string) string {
-	l.broken = append(l.broken, join(path, key.Value))
+	l.breaks(join(path, key.Value))
 	d := l.fault("E0003", join(path, key.Value), nodePos(l.name, key), fmt.Sprintf("unknown field %q%s", key.Value, within(path)), "")
 	near := diag.Nearest(key.Value, known)
 	switch {
@@ -276,7 +276,7 @@ func (l *loader) scalar(path string, n *yaml.Node, want, declared shapeKind) any
 func (l *loader) unquoted(path string, n *yaml.Node, what string) any {
 	d := l.fault("E0015", path, nodePos(l.name, n), fmt.Sprintf("%s must be text, but %s is %s", path, n.Value, what), fmt.Sprintf("quote it: %q", n.Value))
 	d.Label = "not in quotes"
-	l.broken = append(l.broken, path)
+	l.breaks(path)
 	return nil
 }
 
@@ -299,7 +299,7 @@ func (l *loader) wrongKind(path string, n *yaml.Node, want shapeKind) any {
 		d.Help = "`kthwc init` writes a file to start from"
 	}
 	d.Label = "got " + shown(n)
-	l.broken = append(l.broken, path)
+	l.breaks(path)
 	return nil
 }
 

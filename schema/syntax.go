@@ -2,11 +2,9 @@ package schema
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"regexp"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -116,20 +114,48 @@ func said(err error) (line int, message string) {
 	return 0, message
 }
 
-// stops finds the line where the reader stops: the first that, as the last
-// line of the file, gives the same message.
+// stops finds the line where the reader stops. It may have looked some lines
+// ahead: the first that, as the last line of the file, gives the same message.
 func stops(lines [][]byte, message string) int {
-	return 1 + sort.Search(len(lines)-1, func(last int) bool {
-		decoder := yaml.NewDecoder(bytes.NewReader(bytes.Join(lines[:last+1], nil)))
-		for range len(lines) {
-			var n yaml.Node
-			if err := decoder.Decode(&n); err != nil {
-				_, got := said(err)
-				return !errors.Is(err, io.EOF) && got == message
-			}
+	whole := &lineReader{rest: lines}
+	reads(whole)
+	last := len(lines) - len(whole.rest)
+	for line := max(last-2, 1); line < last; line++ {
+		if reads(&lineReader{rest: lines[:line]}) == message {
+			return line
 		}
-		return false
-	})
+	}
+	return max(last, 1)
+}
+
+// reads gives the message that the YAML reader ends with.
+func reads(from io.Reader) string {
+	decoder := yaml.NewDecoder(from)
+	for {
+		var n yaml.Node
+		if err := decoder.Decode(&n); err != nil {
+			_, message := said(err)
+			return message
+		}
+	}
+}
+
+// lineReader hands out one line at a time: what is left says how far somebody read.
+type lineReader struct {
+	rest [][]byte
+	now  []byte
+}
+
+func (r *lineReader) Read(p []byte) (int, error) {
+	if len(r.now) == 0 {
+		if len(r.rest) == 0 {
+			return 0, io.EOF
+		}
+		r.now, r.rest = r.rest[0], r.rest[1:]
+	}
+	n := copy(p, r.now)
+	r.now = r.now[n:]
+	return n, nil
 }
 
 // marked is the place of a mark in a line, or of its first character.
