@@ -141,15 +141,17 @@ func TestJSONSchemaAgreesWithLoad(t *testing.T) {
 			}
 		})
 	}
-	if agreements[0] < 100 || agreements[1] < 700 {
+	if agreements[0] < 50 || agreements[1] < 200 {
 		t.Errorf("only %d valid and %d invalid files were made", agreements[0], agreements[1])
 	}
 }
 
-// change puts each of the odd values in the place of every value below v, one
-// at a time, leaves every field out once, and calls look for each.
+// change puts two of the odd values, another two each time, in the place of
+// every value below v, one at a time, leaves every field out once, and calls
+// look for each.
 func change(at string, v any, put func(any), odd []any, look func(what string)) {
-	for _, o := range odd {
+	for i := range 2 {
+		o := odd[(len(at)+i)%len(odd)]
 		put(o)
 		look(fmt.Sprintf("%s = %#v", at, o))
 	}
