@@ -50,6 +50,7 @@ kernel that turn the address into that of a pod. Packets never pass through kube
 start the containers, and has the CNI plugins give each pod an interface and an address from the node's own range.`,
 		[]row{
 			{where: "worker-0:/etc/systemd/system/containerd.service", what: "The unit that runs containerd."},
+			{where: "worker-0:/etc/crictl.yaml", what: "Where `crictl`, the tool to look into the runtime with, finds it."},
 			{where: "worker-0:/etc/containerd/config.toml", what: "Its configuration, in the version that this containerd reads."},
 			{where: "worker-0:/etc/cni/net.d/10-bridge.conflist", what: "How a pod joins the network. containerd takes the first file of the directory by name."},
 			{where: "worker-0:/etc/cni/net.d/99-loopback.conf", what: "The pod's loopback interface."},

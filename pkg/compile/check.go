@@ -256,7 +256,7 @@ func (r *resolver) checkFlags() {
 					help = "did you mean " + near + "?"
 				}
 				if minors := schema.MinorsWith(component, a.Flag); len(minors) > 0 {
-					help = "the flag exists in " + strings.Join(minors, ", ")
+					help = fmt.Sprintf("remove it: %s would stop at once with `unknown flag`; %s has it", component, strings.Join(minors, " and "))
 				}
 				r.fault("E0113", path, fmt.Sprintf("%s %s has no flag --%s", component, r.c.Release.Minor(), a.Flag), help).Pos = r.doc.KeyPos(path)
 				continue

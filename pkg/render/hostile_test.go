@@ -87,7 +87,7 @@ func tryRender(source []byte) *tree.Tree {
 	if faults.HasErrors() {
 		return nil
 	}
-	out, _ := render.Render(c, render.Input{Source: source})
+	out, _ := render.Render(c, render.Input{Source: source, Project: os.DirFS("../../golden/customised")})
 	return out
 }
 
