@@ -87,7 +87,19 @@ func (s *session) check(dir string, b *built, format string) error {
 	if err := s.changes(changes, b.cluster.Release, format, false); err != nil || len(changes) == 0 {
 		return err
 	}
-	return &exitError{exitPending, fmt.Sprintf("%s is not what %s renders now", dir, s.name()), "kthwc render -o " + dir}
+	return &exitError{exitPending, fmt.Sprintf("%s is not what %s renders now", dir, s.name()), s.renderTo(dir)}
+}
+
+// renderTo is the command that writes the directory, as this run was called.
+func (s *session) renderTo(dir string) string {
+	words := []string{"kthwc", "render", "-o", dir}
+	if s.file != defaultFile(s.getenv) {
+		words = append(words, "-f", s.file)
+	}
+	for _, o := range s.overlays {
+		words = append(words, "--overlay", o)
+	}
+	return strings.Join(words, " ")
 }
 
 func (s *session) changes(changes []diff.Change, release *schema.Release, format string, expand bool) error {

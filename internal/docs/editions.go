@@ -142,7 +142,6 @@ const (
 	repaired     fate = "repaired"
 	cannotArise  fate = "cannot arise"
 	keptWithNote fate = "kept with a warning"
-	kept         fate = "kept"
 )
 
 // defects are the faults of the editions. A code in `how` is one of package diag.
@@ -164,7 +163,7 @@ var defects = []struct {
 	{"1.21", "One certificate for the API server, etcd and the kubelet client.", keptWithNote, "W0105; the hardened profile has one for each."},
 	{"1.21", "Workers dial the public address, so a rule for operators alone locks them out.", repaired, "The plan has a rule for the workers, and W0102 says so; `api.workersVia: internal` avoids the detour."},
 	{"1.32", "`grep node-1` also finds node-10; a space more shifts the columns.", cannotArise, "Nodes are typed entries with names that are checked (E0101)."},
-	{"both", "The node's identity is whatever the host is called when it starts.", kept, "The host's name must be the node's. The hardened profile also tells kube-proxy its node."},
+	{"both", "The node's identity is whatever the host is called when it starts.", keptWithNote, "W0109; the host's name must be the node's. The hardened profile also tells kube-proxy its node."},
 	{"1.21", "The health check's rule opens every TCP port, the NodePort's every source.", repaired, "Port 80 on controllers only; NodePorts from the ranges that you allow."},
 	{"both", "Certificates for a year that nobody renews, or for ten.", repaired, "Lifetimes are fields (`pki.leafLifetime`, `pki.caLifetime`) and E0124 compares them. Renewal itself is not built yet."},
 	{"1.21", "Clean-up deletes the address twice and leaves disks.", repaired, "Disks go with their machine, and the plan says in which order things go. Carrying it out is not built yet."},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kthwc/kthwc/pkg/diag"
+	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/schema"
 )
 
@@ -226,12 +227,31 @@ func (r *resolver) check() {
 	r.checkProxyMode()
 	r.checkCloud()
 	r.prove()
+	r.checkSecretNames()
 	if !r.hardened() {
-		r.fault("W0105", "spec.profile", "one certificate serves the API server, etcd and the kubelet client, as in the tutorial", "profile: hardened has a key for each host and role")
-		r.fault("W0107", "spec.profile", "audit flags without a policy record nothing, as in the tutorial", "profile: hardened has a policy")
+		for _, k := range keptFromTutorial {
+			r.fault(k.code, "spec.profile", k.summary, k.help)
+		}
 	}
 	if !c.Release.Newest() {
 		r.fault("W0108", "spec.kubernetes.version", fmt.Sprintf("Kubernetes %s gets no more fixes", c.Release.Minor()), "use "+schema.Supported()[len(schema.Supported())-1]+" unless this is what you want to learn")
+	}
+}
+
+// keptFromTutorial are the tutorial's own weaknesses that its profile keeps.
+var keptFromTutorial = []struct{ code, summary, help string }{
+	{"W0105", "one certificate serves the API server, etcd and the kubelet client, as in the tutorial", "profile: hardened has a key for each host and role"},
+	{"W0107", "audit flags without a policy record nothing, as in the tutorial", "profile: hardened has a policy"},
+	{"W0109", "kube-proxy takes its node's name from the host, as in the tutorial", "every machine's host name must be its node's; profile: hardened also says it to kube-proxy"},
+}
+
+// checkSecretNames keeps the names of secrets kthwc's own: text of the user's
+// that looks like one would be replaced by the secret on the host.
+func (r *resolver) checkSecretNames() {
+	for _, leaf := range r.doc.Leaves() {
+		if strings.Contains(leaf, secret.Open) || strings.Contains(r.doc.Text(leaf), secret.Open) {
+			r.fault("E0129", leaf, "text of yours must not contain "+secret.Open, "take it out: an overlay may move names that are there, and nothing may make new ones")
+		}
 	}
 }
 

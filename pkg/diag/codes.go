@@ -98,6 +98,8 @@ var Codes = []Code{
 	{"E0126", "no-worker", Error, "no worker", "Without a worker nothing can run: the cluster's own DNS would stay pending for ever."},
 	{"E0127", "audit-policy", Error, "an audit log without a policy", "The audit flags write nothing unless --audit-policy-file says what to record (CIS 3.2.1)."},
 	{"E0128", "cloud-machine", Error, "a machine that Google Cloud cannot make", "Names of instances begin with a letter, each machine series has one architecture, and IPv6 ranges are Google's to choose."},
+	{"E0129", "secret-name", Error, "text that looks like the name of a secret",
+		"Rendered files name keys and certificates as ${secret:…}, and what stands there on the host is the secret itself. A file, a unit or a flag of yours with such text would have it too, whatever its mode."},
 
 	{"E0201", "produced-twice", Error, "two things write one path", "A path on a node has one producer."},
 	{"E0202", "unit-text", Error, "text that no unit file can carry", "systemd has no way to write control characters in a command line."},
@@ -132,4 +134,6 @@ var Codes = []Code{
 		"A flag or patch of yours names a file that is not rendered. Add it to spec.files, or make sure that something else puts it there before the component starts."},
 	{"W0107", "no-audit-policy", Warning, "audit flags without a policy (kept from the tutorial)", "The tutorial sets audit-log flags but no policy, so nothing is recorded. The hardened profile has a policy."},
 	{"W0108", "old-release", Warning, "a release that gets no more fixes", "Kubernetes supports the newest three minors. This one is for learning, or for reading what an upgrade changes."},
+	{"W0109", "host-name", Warning, "a node name that comes from the host (kept from the tutorial)",
+		"kube-proxy looks for the Node object that has its host's name, and with another name it does not find its own pods' node. The hardened profile sets hostnameOverride; the tutorial's file has no such key."},
 }

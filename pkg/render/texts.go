@@ -55,7 +55,7 @@ var reasons = map[string]string{
 	"cni-bridge":         "Pods of this node share a bridge.", "cni-isGateway": "The bridge is the pods' gateway.", "cni-ipMasq": "Pods reach the world from the node's address.",
 	"cni-ipam": "Addresses come from the node's own range.", "cni-route": "Everything leaves through the bridge.", "cni-portmap": "hostPort works.", "cni-loopback": "Every pod has a loopback interface.",
 	"containerd-snapshotter": "Image layers are stacked by overlayfs.", "containerd-runc": "Containers are started by runc.",
-	"crictl": "crictl finds the runtime without guessing, which it warns of.",
+	"crictl":            "crictl finds the runtime without guessing, which it warns of.",
 	"containerd-cgroup": "systemd owns the cgroups; the kubelet must agree on it.", "containerd-mirrors": "Where the mirrors of registries are listed.",
 	"audit-policy": "What the API server records.", "audit-health": "Health checks would drown everything else.", "audit-secrets": "Who touched a secret, never its content.",
 	"audit-exec": "Who ran what in which pod.", "audit-rbac": "Every change of rights, in full.", "audit-rest": "Who did what, for everything else.",

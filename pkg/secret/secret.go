@@ -32,10 +32,10 @@ type Ref struct {
 	encoding Encoding
 }
 
-const (
-	open  = "${secret:"
-	close = "}"
-)
+// Open is how every placeholder begins.
+const Open = "${secret:"
+
+const closing = "}"
 
 var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9@._/-]*[a-z0-9])?$`)
 
@@ -82,9 +82,9 @@ func (r Ref) Sensitive() bool {
 // String is the placeholder that stands in rendered text.
 func (r Ref) String() string {
 	if r.encoding == PEM {
-		return open + r.name + close
+		return Open + r.name + closing
 	}
-	return open + r.name + "|" + string(r.encoding) + close
+	return Open + r.name + "|" + string(r.encoding) + closing
 }
 
 // MarshalText is the placeholder, so that JSON has it too.
@@ -92,11 +92,11 @@ func (r Ref) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // Parse reads one placeholder. The error says what is wrong with the text.
 func Parse(text string) (Ref, error) {
-	inner, ok := strings.CutPrefix(text, open)
-	if !ok || !strings.HasSuffix(inner, close) {
+	inner, ok := strings.CutPrefix(text, Open)
+	if !ok || !strings.HasSuffix(inner, closing) {
 		return Ref{}, fmt.Errorf("%q is not a secret placeholder like ${secret:pki/admin.key|base64}", text)
 	}
-	name, encoding, found := strings.Cut(strings.TrimSuffix(inner, close), "|")
+	name, encoding, found := strings.Cut(strings.TrimSuffix(inner, closing), "|")
 	if found && Encoding(encoding) != Base64 {
 		return Ref{}, fmt.Errorf("unknown encoding %q in %q; the encodings are none and base64", encoding, text)
 	}
@@ -111,16 +111,16 @@ func Parse(text string) (Ref, error) {
 // an error.
 func Split(text string) (texts []string, refs []Ref, err error) {
 	for {
-		before, after, found := strings.Cut(text, open)
+		before, after, found := strings.Cut(text, Open)
 		texts = append(texts, before)
 		if !found {
 			return texts, refs, nil
 		}
-		name, rest, ok := strings.Cut(after, close)
+		name, rest, ok := strings.Cut(after, closing)
 		if !ok {
-			return nil, nil, fmt.Errorf("a secret placeholder is not closed: %q", open+after)
+			return nil, nil, fmt.Errorf("a secret placeholder is not closed: %q", Open+after)
 		}
-		ref, err := Parse(open + name + close)
+		ref, err := Parse(Open + name + closing)
 		if err != nil {
 			return nil, nil, err
 		}
