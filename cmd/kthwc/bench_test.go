@@ -1,15 +1,19 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 	"time"
 )
 
 // BenchmarkProcess measures from process start to files for the six nodes of
-// the example, against `kthwc version` in the same run.
+// the example, against `kthwc version` in the same run, and against what the
+// file system alone takes: a plain loop that writes the same bytes.
 func BenchmarkProcess(b *testing.B) {
 	dir := b.TempDir()
 	program := filepath.Join(dir, "kthwc")
@@ -20,17 +24,43 @@ func BenchmarkProcess(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	var version, render time.Duration
+	var version, render, plain time.Duration
 	for b.Loop() {
 		version += timed(b, program, "version")
 		render += timed(b, program, "render", "-f", example, "-o", filepath.Join(dir, "out"))
-		if err := os.RemoveAll(filepath.Join(dir, "out")); err != nil {
+		files := read(b, filepath.Join(dir, "out"))
+		start := time.Now()
+		if err := os.CopyFS(filepath.Join(dir, "plain"), files); err != nil {
+			b.Fatal(err)
+		}
+		plain += time.Since(start)
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, "out")), os.RemoveAll(filepath.Join(dir, "plain"))); err != nil {
 			b.Fatal(err)
 		}
 	}
 	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
 	b.ReportMetric(milliseconds(version), "ms-version")
 	b.ReportMetric(milliseconds(render-version), "ms-more-than-version")
+	b.ReportMetric(milliseconds(plain), "ms-plain-loop")
+}
+
+// read takes a directory into memory.
+func read(b *testing.B, dir string) fs.FS {
+	b.Helper()
+	files := fstest.MapFS{}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		rel, _ := filepath.Rel(dir, path)
+		files[filepath.ToSlash(rel)] = &fstest.MapFile{Data: text, Mode: 0o644}
+		return err
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return files
 }
 
 func timed(b *testing.B, program string, args ...string) time.Duration {
