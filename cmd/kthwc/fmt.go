@@ -2,14 +2,13 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/spf13/cobra"
 
+	"github.com/kthwc/kthwc/internal/durable"
 	"github.com/kthwc/kthwc/schema"
 )
 
@@ -60,40 +59,12 @@ func (s *session) checkFormat(source, text []byte) error {
 	return &exitError{exitPending, s.name() + " is not formatted", "kthwc fmt -f " + s.file}
 }
 
-// replaceFile gives the file that a path leads to other content in one step:
-// whoever reads it sees the old bytes or the new ones. The mode stays.
-func replaceFile(path string, content []byte) (err error) {
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return err
-	}
+// replaceFile gives the file that a path leads to other content in one step.
+// The mode stays.
+func replaceFile(path string, content []byte) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(temp.Name())
-		}
-	}()
-	_, err = temp.Write(content)
-	if err := errors.Join(err, temp.Chmod(info.Mode().Perm()), temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename in a directory survive a crash.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.Replace(path, content, info.Mode())
 }

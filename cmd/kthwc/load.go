@@ -26,16 +26,9 @@ type built struct {
 
 // build reads the file and runs the pipeline to the tree. Faults are printed.
 func (s *session) build() (*built, error) {
-	source, err := s.read()
+	b, source, err := s.model()
 	if err != nil {
 		return nil, err
-	}
-	b := &built{}
-	b.doc, b.faults = schema.Load(s.name(), source)
-	if b.doc != nil {
-		var faults diag.List
-		b.cluster, faults = compile.Compile(b.doc, compile.Facts{})
-		b.faults = append(b.faults, faults...)
 	}
 	if b.cluster != nil {
 		input, err := s.input(source)
@@ -52,6 +45,30 @@ func (s *session) build() (*built, error) {
 		b.faults = append(b.faults, faults...)
 	}
 	return b, s.diagnose(b.faults, source)
+}
+
+// compiled reads the file and runs the pipeline to the model. Faults are printed.
+func (s *session) compiled() (*built, error) {
+	b, source, err := s.model()
+	if err != nil {
+		return nil, err
+	}
+	return b, s.diagnose(b.faults, source)
+}
+
+func (s *session) model() (*built, []byte, error) {
+	source, err := s.read()
+	if err != nil {
+		return nil, nil, err
+	}
+	b := &built{}
+	b.doc, b.faults = schema.Load(s.name(), source)
+	if b.doc != nil {
+		var faults diag.List
+		b.cluster, faults = compile.Compile(b.doc, compile.Facts{})
+		b.faults = append(b.faults, faults...)
+	}
+	return b, source, nil
 }
 
 // input is what rendering takes beside the model: the overlays that flags name,

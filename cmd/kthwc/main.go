@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,10 +44,11 @@ type stdio struct {
 
 // Exit codes.
 const (
-	exitFailure = 1
-	exitPending = 2
-	exitInvalid = 3
-	exitUsage   = 64
+	exitFailure   = 1
+	exitPending   = 2
+	exitInvalid   = 3
+	exitThreshold = 8
+	exitUsage     = 64
 )
 
 // exitError ends a run with a code; its message was printed already when empty.
@@ -64,12 +66,14 @@ type session struct {
 	file     string
 	color    string
 	overlays []string
+	state    string // directory of what was issued and found out; "" for the one beside cluster.yaml
+	now      func() time.Time
 	getenv   func(string) string
 }
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newVersions, newMan, newVersion,
+	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newVersions, newMan, newVersion,
 }
 
 // newRoot is the command with all its verbs.
@@ -84,6 +88,8 @@ func newRoot(s *session) *cobra.Command {
 	complete(root, "file", clusterFiles)
 	root.PersistentFlags().StringArrayVar(&s.overlays, "overlay", nil, "a jsonnet function(node, files) to lay over the files, after those of cluster.yaml")
 	complete(root, "overlay", overlayFiles)
+	root.PersistentFlags().StringVar(&s.state, "state", "", "the directory of what was issued; NAME.kthwc beside cluster.yaml unless set")
+	complete(root, "state", directories)
 	addChoice(root, root.PersistentFlags(), &s.color, "color", "colours of diagnostics and differences", "auto", "always", "never")
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	for _, verb := range verbs {
@@ -93,7 +99,7 @@ func newRoot(s *session) *cobra.Command {
 }
 
 func run(ctx context.Context, args []string, std stdio, getenv func(string) string) int {
-	s := &session{stdio: std, getenv: getenv}
+	s := &session{stdio: std, getenv: getenv, now: time.Now}
 	root := newRoot(s)
 	root.SetArgs(args)
 	root.SetIn(std.in)
@@ -139,6 +145,16 @@ func (s *session) report(err error) int {
 // colored says whether diagnostics have colours, coloredOut whether data has.
 func (s *session) colored() bool    { return s.coloredOn(s.err) }
 func (s *session) coloredOut() bool { return s.coloredOn(s.out) }
+
+// terminal says whether a person watches standard error.
+func (s *session) terminal() bool {
+	f, ok := s.err.(*os.File)
+	if !ok || s.getenv("CI") != "" || s.getenv("TERM") == "dumb" || s.getenv("TERM") == "" {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
 
 func (s *session) coloredOn(w io.Writer) bool {
 	switch s.color {

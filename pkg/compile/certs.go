@@ -78,13 +78,15 @@ type caRow struct {
 	onControllers, onWorkers []string
 }
 
+// An authority's common name differs from every leaf's: a certificate whose
+// subject is its issuer's is taken for self-signed (RFC 5280 section 6.1).
 var hardenedCAs = []caRow{
-	{"kubernetes-client", "kubernetes-client", "ca-kubernetes-client", []string{"ca/kubernetes-client"}, []string{"ca/kubelet-client"}},
-	{"apiserver-serving", "apiserver-serving", "ca-apiserver-serving", []string{"ca/apiserver-serving"}, nil},
-	{"kubelet-serving", "kubelet-serving", "ca-kubelet-serving", []string{"ca/kubelet-serving"}, nil},
-	{"etcd", "etcd", "ca-etcd", []string{"ca/etcd", "ca/etcd@etcd"}, nil},
-	{"etcd-peer", "etcd-peer", "ca-etcd-peer", []string{"ca/etcd-peer@etcd"}, nil},
-	{"front-proxy", "front-proxy", "ca-front-proxy", []string{"ca/front-proxy"}, nil},
+	{"kubernetes-client", "kubernetes-client-ca", "ca-kubernetes-client", []string{"ca/kubernetes-client"}, []string{"ca/kubelet-client"}},
+	{"apiserver-serving", "apiserver-serving-ca", "ca-apiserver-serving", []string{"ca/apiserver-serving"}, nil},
+	{"kubelet-serving", "kubelet-serving-ca", "ca-kubelet-serving", []string{"ca/kubelet-serving"}, nil},
+	{"etcd", "etcd-ca", "ca-etcd", []string{"ca/etcd", "ca/etcd@etcd"}, nil},
+	{"etcd-peer", "etcd-peer-ca", "ca-etcd-peer", []string{"ca/etcd-peer@etcd"}, nil},
+	{"front-proxy", "front-proxy-ca", "ca-front-proxy", []string{"ca/front-proxy"}, nil},
 }
 
 var tutorialCAs = []caRow{

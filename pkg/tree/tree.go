@@ -22,10 +22,7 @@ import (
 )
 
 // Part is a piece of a line: Text, or the name of material that is joined later.
-type Part struct {
-	Text string
-	Ref  secret.Ref
-}
+type Part = secret.Piece
 
 // Line is one line of a file, without its line feed: a text, and for the few
 // lines with late-bound material the parts after it.
@@ -46,14 +43,6 @@ func (l Line) String() string {
 		b.WriteString(p.String())
 	}
 	return b.String()
-}
-
-// String is the part's text, or its placeholder.
-func (p Part) String() string {
-	if p.Ref.IsZero() {
-		return p.Text
-	}
-	return p.Ref.String()
 }
 
 // Body is the content of a file. A body is not changed once it is in a tree.
@@ -85,6 +74,18 @@ func (b *Body) Bytes() []byte {
 		out = append(out, '\n')
 	}
 	return out
+}
+
+// Materialise is the content as it is on the host, with the material that the
+// source gives. It must not be printed.
+func (b *Body) Materialise(source secret.Source) ([]byte, error) {
+	return secret.Materialise(func(yield func([]secret.Piece) bool) {
+		for _, l := range b.Lines {
+			if !yield(append([]Part{{Text: l.Text}}, l.Parts...)) {
+				return
+			}
+		}
+	}, source)
 }
 
 // Refs lists the distinct material that the body names, sorted by name.

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/kthwc/kthwc/internal/durable"
 )
 
 // WriteOptions says what [Write] may overwrite.
@@ -67,7 +69,7 @@ func (w *writer) write(t *Tree, o WriteOptions) error {
 	if err := os.MkdirAll(filepath.Dir(w.dir), 0o755); err != nil {
 		return fmt.Errorf("make the output's parent: %w", err)
 	}
-	unlock, err := lock(w.lock)
+	unlock, err := durable.Lock(w.lock)
 	if err != nil {
 		return fmt.Errorf("lock the output: %w", err)
 	}

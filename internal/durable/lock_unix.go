@@ -1,6 +1,6 @@
 //go:build unix
 
-package tree
+package durable
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock waits until nobody else holds the file, and makes it. The kernel gives
+// Lock waits until nobody else holds the file, and makes it. The kernel gives
 // it free when its holder dies; whoever has it removes it at the end.
-func lock(path string) (unlock func(), err error) {
+func Lock(path string) (unlock func(), err error) {
 	for range 1000 {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {

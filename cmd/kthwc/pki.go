@@ -1,0 +1,553 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kthwc/kthwc/internal/durable"
+	"github.com/kthwc/kthwc/pkg/compile"
+	"github.com/kthwc/kthwc/pkg/inventory"
+	"github.com/kthwc/kthwc/pkg/pki"
+	"github.com/kthwc/kthwc/pkg/secret"
+)
+
+func newPKI(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "pki", Short: "Issue, keep and look at certificates and keys"}
+	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s))
+	return cmd
+}
+
+// stateDir is where what was issued and found out is kept.
+func (s *session) stateDir(cluster string) string {
+	if s.state != "" {
+		return s.state
+	}
+	return filepath.Join(s.project(), cluster+".kthwc")
+}
+
+func (s *session) storeDir(cluster string) string { return filepath.Join(s.stateDir(cluster), "store") }
+
+func (s *session) inventoryFile(cluster string) string {
+	return filepath.Join(s.stateDir(cluster), "inventory.yaml")
+}
+
+// store opens the cluster's store.
+func (s *session) store(b *built) (*pki.Store, error) {
+	name := b.cluster.Name.V
+	store, err := pki.Open(s.storeDir(name), name)
+	var wrong *pki.StoreError
+	if errors.As(err, &wrong) {
+		return nil, &exitError{exitFailure, wrong.Error(), wrong.Help}
+	}
+	return store, err
+}
+
+// issued is the public facts: those of the store where there is one, and
+// otherwise inventory.yaml, so that keys need not be at hand.
+func (s *session) issued(b *built) (*inventory.Inventory, *pki.Store, error) {
+	store, err := s.store(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	file := s.inventoryFile(b.cluster.Name.V)
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		inv, err := store.Inventory()
+		return inv, store, err
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	inv, err := inventory.Parse(text)
+	if err != nil {
+		return nil, nil, &exitError{exitFailure, file + ": " + err.Error(), "`kthwc pki inventory --write` writes it again from the store"}
+	}
+	if store.Generation() < inv.Generation {
+		return inv, store, nil
+	}
+	inv, err = store.Inventory()
+	return inv, store, err
+}
+
+// withKeys refuses a store that is older than the committed inventory.
+func withKeys(inv *inventory.Inventory, store *pki.Store) error {
+	if store.Generation() < inv.Generation {
+		return &exitError{exitFailure, fmt.Sprintf("the store is at generation %d, and inventory.yaml at %d", store.Generation(), inv.Generation), "get the store that was issued from last: keys that exist must not be made again"}
+	}
+	return nil
+}
+
+func newPKIInit(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init",
+		Short: "Make the directory that keys are kept in",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b, err := s.compiled()
+			if err != nil {
+				return err
+			}
+			dir := s.storeDir(b.cluster.Name.V)
+			if err := pki.Create(dir); err != nil {
+				return err
+			}
+			fmt.Fprintf(s.err, "%s is ready, for you alone; back it up. Next: kthwc pki issue\n", dir)
+			return nil
+		},
+	}
+}
+
+func newPKIPlan(s *session) *cobra.Command {
+	var format string
+	var exitCode, all bool
+	var o pki.Options
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Say what would be issued, and why",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b, err := s.compiled()
+			if err != nil {
+				return err
+			}
+			inv, _, err := s.issued(b)
+			if err != nil {
+				return err
+			}
+			o.Now = s.now()
+			plan := pki.MakePlan(b.cluster, inv, o)
+			if err := s.printPlan(b, plan, format, all); err != nil {
+				return err
+			}
+			if exitCode && plan.Changes() {
+				return &exitError{code: exitPending}
+			}
+			return nil
+		},
+	}
+	addChoice(cmd, cmd.Flags(), &format, "format", "how to print it", "text", "json")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit 2 if anything would be issued")
+	cmd.Flags().BoolVar(&all, "all", false, "list what stays as it is, too")
+	addWindow(cmd, &o.Window)
+	return cmd
+}
+
+func addWindow(cmd *cobra.Command, window *time.Duration) {
+	cmd.Flags().DurationVar(window, "window", pki.DefaultWindow, "renew what expires within this time, but nothing before its last third")
+}
+
+func (s *session) printPlan(b *built, plan *pki.Plan, format string, all bool) error {
+	actions := slices.Clone(plan.Actions)
+	if !all {
+		actions = slices.DeleteFunc(actions, func(a pki.Action) bool { return a.Do == pki.DoKeep && len(a.Reasons) == 0 })
+	}
+	if format == "json" {
+		encoder := json.NewEncoder(s.out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "IssuePlan", "actions": actions})
+	}
+	counts := map[pki.Verb]int{}
+	for _, a := range plan.Actions {
+		counts[a.Do]++
+	}
+	for _, g := range b.alike(actions) {
+		fmt.Fprintf(s.out, "%-8s%s %s\n", g.do, g.kind, strings.Join(g.names, ", "))
+		for _, r := range g.reasons {
+			fmt.Fprintf(s.out, "        %s\n", r)
+		}
+	}
+	fmt.Fprintf(s.err, "%s\n", summaryOf(counts))
+	return nil
+}
+
+// group is actions that differ in their names alone.
+type group struct {
+	do             pki.Verb
+	kind           string
+	names, reasons []string
+}
+
+// alike groups the actions, in the order of the first of each group.
+func (b *built) alike(actions []pki.Action) []*group {
+	var out []*group
+	for _, a := range actions {
+		var reasons []string
+		for _, r := range a.Reasons {
+			reasons = append(reasons, r.Text+b.whence(r))
+		}
+		at := slices.IndexFunc(out, func(g *group) bool { return g.do == a.Do && g.kind == a.Kind && slices.Equal(g.reasons, reasons) })
+		if at < 0 {
+			at = len(out)
+			out = append(out, &group{do: a.Do, kind: a.Kind, reasons: reasons})
+		}
+		out[at].names = append(out[at].names, a.Name)
+	}
+	return out
+}
+
+// whence is where a reason comes from in cluster.yaml.
+func (b *built) whence(r pki.Reason) string {
+	for _, source := range r.From.Sources() {
+		if b.doc.Written(source) {
+			return fmt.Sprintf(", because %s %s", b.doc.Pos(source), source)
+		}
+	}
+	return ""
+}
+
+func summaryOf(counts map[pki.Verb]int) string {
+	var parts []string
+	for _, v := range []pki.Verb{pki.DoIssue, pki.DoReissue, pki.DoRenew, pki.DoWait, pki.DoKeep, pki.DoUnused} {
+		if n := counts[v]; n > 0 || v == pki.DoIssue {
+			parts = append(parts, fmt.Sprintf("%d to %s", n, v))
+		}
+	}
+	return strings.Replace(strings.Join(parts, ", "), "to unused", "unused", 1)
+}
+
+func newPKIIssue(s *session) *cobra.Command {
+	var o pki.Options
+	cmd := &cobra.Command{
+		Use:   "issue",
+		Short: "Issue what the cluster wants and does not have",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return s.issue(o) },
+	}
+	addWindow(cmd, &o.Window)
+	return cmd
+}
+
+func newPKIRenew(s *session) *cobra.Command {
+	var o pki.Options
+	cmd := &cobra.Command{
+		Use:               "renew [NAME...]",
+		Short:             "Issue what is due, and the certificates named, before their time",
+		Example:           "  kthwc pki renew\n  kthwc pki renew kubelet-client@worker-0",
+		ValidArgsFunction: s.completeCertificates,
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.Force = map[string]bool{}
+			for _, name := range args {
+				o.Force[name] = true
+			}
+			return s.issue(o)
+		},
+	}
+	addWindow(cmd, &o.Window)
+	return cmd
+}
+
+func (s *session) completeCertificates(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	quiet := *s
+	quiet.err = io.Discard
+	b, err := quiet.compiled()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []cobra.Completion
+	for _, c := range b.cluster.Certs {
+		names = append(names, c.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// issue plans and carries the plan out.
+func (s *session) issue(o pki.Options, only ...string) error {
+	b, err := s.compiled()
+	if err != nil {
+		return err
+	}
+	if err := knownNames(b, o.Force); err != nil {
+		return err
+	}
+	inv, store, err := s.issued(b)
+	if err != nil {
+		return err
+	}
+	if err := withKeys(inv, store); err != nil {
+		return err
+	}
+	o.Now = s.now()
+	plan := pki.MakePlan(b.cluster, inv, o)
+	if len(only) > 0 {
+		plan = plan.Only(only...)
+	}
+	if err := s.printPlan(b, plan, "text", false); err != nil {
+		return err
+	}
+	if !plan.Changes() {
+		return nil
+	}
+	err = pki.Issue(store, b.cluster, plan, o, s.counter(plan))
+	if errors.Is(err, pki.ErrNotIssued) {
+		return &exitError{exitFailure, err.Error(), "`kthwc pki issue` makes the authorities first"}
+	}
+	if err != nil {
+		return err
+	}
+	return s.writeInventory(b, store)
+}
+
+func knownNames(b *built, names map[string]bool) error {
+	for name := range names {
+		if !slices.ContainsFunc(b.cluster.Certs, func(c *compile.Cert) bool { return c.Name == name }) {
+			return &exitError{exitUsage, fmt.Sprintf("no certificate is called %q", name), "`kthwc pki list` lists them; authorities and keys are rotated, not renewed"}
+		}
+	}
+	return nil
+}
+
+// counter shows how far issuing is, where people watch.
+func (s *session) counter(plan *pki.Plan) func(pki.Action) {
+	if !s.terminal() {
+		return nil
+	}
+	total, done := 0, 0
+	for _, a := range plan.Actions {
+		if a.Do != pki.DoKeep && a.Do != pki.DoWait && a.Do != pki.DoUnused {
+			total++
+		}
+	}
+	return func(a pki.Action) {
+		done++
+		end := "\r"
+		if done == total {
+			end = "\n"
+		}
+		fmt.Fprintf(s.err, "\x1b[2Kissued %d of %d: %s%s", done, total, a.Name, end)
+	}
+}
+
+func (s *session) writeInventory(b *built, store *pki.Store) error {
+	inv, err := store.Inventory()
+	if err != nil {
+		return err
+	}
+	text, err := inv.YAML()
+	if err != nil {
+		return err
+	}
+	file := s.inventoryFile(b.cluster.Name.V)
+	if err := durable.Replace(file, text, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.err, "generation %d is in %s; %s says what was issued\n", store.Generation(), s.storeDir(b.cluster.Name.V), file)
+	return nil
+}
+
+func newPKIList(s *session) *cobra.Command {
+	var within, format string
+	var exitCode bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List what was issued, the next to expire first",
+		Example: "  kthwc pki list --within 30d --exit-code",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			limit, err := days(within)
+			if err != nil {
+				return err
+			}
+			b, err := s.compiled()
+			if err != nil {
+				return err
+			}
+			inv, _, err := s.issued(b)
+			if err != nil {
+				return err
+			}
+			rows := certificatesOf(inv)
+			if within != "" {
+				rows = slices.DeleteFunc(rows, func(r issuedRow) bool { return r.NotAfter.Sub(s.now()) > limit })
+			}
+			if err := s.printList(rows, format); err != nil {
+				return err
+			}
+			if exitCode && len(rows) > 0 {
+				return &exitError{code: exitThreshold}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&within, "within", "", "only what expires within this time, such as 30d or 12h")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit 8 if the list is not empty")
+	addChoice(cmd, cmd.Flags(), &format, "format", "how to print it", "text", "json")
+	return cmd
+}
+
+// issuedRow is one row of the list.
+type issuedRow struct {
+	Name      string `json:"name"`
+	Authority string `json:"authority,omitempty"`
+	inventory.Facts
+}
+
+func certificatesOf(inv *inventory.Inventory) []issuedRow {
+	var rows []issuedRow
+	for _, a := range inv.Authorities {
+		for _, k := range a.Keyset {
+			rows = append(rows, issuedRow{Name: "ca/" + a.Name, Facts: k.Facts})
+		}
+	}
+	for _, c := range inv.Certificates {
+		rows = append(rows, issuedRow{c.Name, c.Authority, c.Facts})
+	}
+	slices.SortStableFunc(rows, func(a, b issuedRow) int { return a.NotAfter.Compare(b.NotAfter) })
+	return rows
+}
+
+func (s *session) printList(rows []issuedRow, format string) error {
+	if format == "json" {
+		encoder := json.NewEncoder(s.out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "CertificateList", "certificates": append([]issuedRow{}, rows...)})
+	}
+	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tAUTHORITY\tSUBJECT\tUSAGES\tEXPIRES\tLEFT")
+	for _, r := range rows {
+		subject := r.CommonName
+		if r.Organization != "" {
+			subject += ", O=" + r.Organization
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Authority, subject, strings.Join(r.Usages, ", "), r.NotAfter.Format("2006-01-02"), pki.Span(r.NotAfter.Sub(s.now())))
+	}
+	return w.Flush()
+}
+
+// days reads a duration that may be in days.
+func days(text string) (time.Duration, error) {
+	if n, ok := strings.CutSuffix(text, "d"); ok {
+		if d, err := time.ParseDuration(n + "h"); err == nil {
+			return 24 * d, nil
+		}
+	} else if d, err := time.ParseDuration(text); err == nil || text == "" {
+		return d, nil
+	}
+	return 0, &exitError{exitUsage, fmt.Sprintf("%q is no time", text), "write 30d or 12h"}
+}
+
+func newPKIInspect(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use:               "inspect NAME",
+		Short:             "Print an issued certificate in PEM with what it says, never its key",
+		Example:           "  kthwc pki inspect kubelet-client@worker-0\n  kthwc pki inspect ca/etcd",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: s.completeCertificates,
+		RunE: func(_ *cobra.Command, args []string) error {
+			b, err := s.compiled()
+			if err != nil {
+				return err
+			}
+			store, err := s.store(b)
+			if err != nil {
+				return err
+			}
+			text, err := store.Material(secret.Cert(args[0]))
+			if err != nil {
+				return &exitError{exitFailure, err.Error(), "`kthwc pki list` lists what was issued"}
+			}
+			return s.inspect(text)
+		},
+	}
+}
+
+func (s *session) inspect(text []byte) error {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+		for _, row := range pki.Describe(c) {
+			fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
+		}
+		if err := errors.Join(w.Flush(), pem.Encode(s.out, block)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newPKIInventory(s *session) *cobra.Command {
+	var write bool
+	cmd := &cobra.Command{
+		Use:   "inventory",
+		Short: "Print the public facts of what was issued, which may be committed",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			b, err := s.compiled()
+			if err != nil {
+				return err
+			}
+			store, err := s.store(b)
+			if err != nil {
+				return err
+			}
+			if write {
+				return s.writeInventory(b, store)
+			}
+			inv, _, err := s.issued(b)
+			if err != nil {
+				return err
+			}
+			text, err := inv.YAML()
+			if err != nil {
+				return err
+			}
+			_, err = s.out.Write(text)
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&write, "write", false, "write inventory.yaml from the store")
+	return cmd
+}
+
+// newKubeconfig gives the operator what kubectl needs.
+func newKubeconfig(s *session) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "kubeconfig",
+		Short: "Write your own kubeconfig, with a certificate that is renewed when it is due",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := s.issue(pki.Options{}, "admin"); err != nil {
+				return err
+			}
+			b, err := s.build()
+			if err != nil {
+				return err
+			}
+			store, err := s.store(b)
+			if err != nil {
+				return err
+			}
+			name := b.cluster.Name.V
+			if file == "" {
+				file = filepath.Join(s.stateDir(name), "admin.kubeconfig")
+			}
+			content, err := b.tree.File("client/admin.kubeconfig").Body.Materialise(store.Material)
+			if err != nil {
+				return err
+			}
+			if err := durable.Replace(file, content, 0o600); err != nil {
+				return err
+			}
+			fmt.Fprintf(s.err, "wrote %s, which holds your key: export KUBECONFIG=%s\n", file, file)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "output", "o", "", "the file to write, for you alone; admin.kubeconfig beside the store unless set")
+	return cmd
+}

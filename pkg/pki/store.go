@@ -1,0 +1,276 @@
+package pki
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/kthwc/kthwc/internal/durable"
+	"github.com/kthwc/kthwc/pkg/inventory"
+	"github.com/kthwc/kthwc/pkg/secret"
+)
+
+// A Store is a directory of generations. What was read stays what it was when
+// the store was opened.
+type Store struct {
+	dir     string
+	cluster string
+	last    *generation        // nil of an empty store
+	entries map[string][]kept  // by name, oldest first
+	keysets map[string][]state // by name: "ca/etcd", "service-account"
+	locks   func(path string) (func(), error)
+	step    func() // called between changes of the disk, so that tests can stop there
+}
+
+// kept is one version of one piece of material.
+type kept struct {
+	entry
+	generation int
+}
+
+// state is what becomes of one version in a keyset.
+type state struct {
+	Generation int    `json:"generation"`
+	State      string `json:"state"`
+}
+
+// A StoreError says which file of the store is wrong, why, and what to do.
+type StoreError struct{ Path, Why, Help string }
+
+func (e *StoreError) Error() string { return e.Path + ": " + e.Why }
+
+// Create makes an empty store, or does nothing where there is one.
+func Create(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the store: %w", err)
+	}
+	if err := narrow(dir); err != nil {
+		return err
+	}
+	ignore := filepath.Join(dir, ".gitignore")
+	if _, err := os.Lstat(ignore); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return durable.Replace(ignore, []byte("*\n"), 0o600)
+}
+
+// Open reads the store of a cluster. A store that is not there is an empty one.
+func Open(dir, cluster string) (*Store, error) {
+	s := &Store{dir: dir, cluster: cluster, entries: map[string][]kept{}, keysets: map[string][]state{}, locks: durable.Lock, step: func() {}}
+	if err := narrow(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the store: %w", err)
+	}
+	for _, f := range files {
+		if generationName.MatchString(f.Name()) {
+			if err := s.read(f.Name()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+var generationName = regexp.MustCompile(`^[0-9]{6}$`)
+
+func nameOf(number int) string { return fmt.Sprintf("%06d", number) }
+
+// narrow refuses what others than the owner may look into.
+func narrow(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeDir && !info.Mode().IsRegular():
+		return &StoreError{path, "it is neither a file nor a directory", "move it away: the store keeps keys in plain files"}
+	case info.Mode().Perm()&0o077 != 0:
+		return &StoreError{path, fmt.Sprintf("others may read it (mode %04o)", info.Mode().Perm()), "chmod go= " + path + ", and think of who has read it"}
+	}
+	return nil
+}
+
+// read adds one generation to what is known. They are read in their order.
+func (s *Store) read(name string) error {
+	path := filepath.Join(s.dir, name)
+	if err := narrow(path); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	g, err := decode(text)
+	if err != nil {
+		return &StoreError{path, err.Error(), "restore the file from a backup; nothing of it is used"}
+	}
+	if err := s.follows(g, name); err != nil {
+		return &StoreError{path, err.Error(), "restore the store as a whole from a backup"}
+	}
+	for _, e := range g.entries {
+		if e.kind == keysetType {
+			var states []state
+			if err := json.Unmarshal(e.data, &states); err != nil {
+				return &StoreError{path, "the keyset " + e.name + " cannot be read", "restore the file from a backup"}
+			}
+			s.keysets[e.name] = states
+			continue
+		}
+		s.entries[e.name] = append(s.entries[e.name], kept{e, g.number})
+	}
+	s.last = g
+	return nil
+}
+
+// follows says whether a generation is the next one of this store.
+func (s *Store) follows(g *generation, name string) error {
+	want, previous := 1, ""
+	if s.last != nil {
+		want, previous = s.last.number+1, s.last.sum
+	}
+	switch number, _ := strconv.Atoi(name); {
+	case g.number != number:
+		return fmt.Errorf("it is generation %d under another name", g.number)
+	case g.number != want:
+		return fmt.Errorf("generation %d is missing before it", want)
+	case g.previous != previous:
+		return errors.New("it does not follow the generation before it: the two are of different stores")
+	case g.cluster != s.cluster:
+		return fmt.Errorf("it belongs to the cluster %s", g.cluster)
+	}
+	return nil
+}
+
+// Generation is the number of the newest generation; 0 of an empty store.
+func (s *Store) Generation() int {
+	if s.last == nil {
+		return 0
+	}
+	return s.last.number
+}
+
+// ErrChanged says that somebody else has added a generation meanwhile.
+var ErrChanged = errors.New("the store was changed by somebody else meanwhile; run the command again")
+
+// commit publishes entries as one new generation: they are on the disk, all of
+// them, or nothing is.
+func (s *Store) commit(entries []entry) error {
+	if err := Create(s.dir); err != nil {
+		return err
+	}
+	unlock, err := s.locks(filepath.Join(s.dir, "lock"))
+	if err != nil {
+		return fmt.Errorf("lock the store: %w", err)
+	}
+	defer unlock()
+	now, err := Open(s.dir, s.cluster)
+	if err != nil {
+		return err
+	}
+	if now.Generation() != s.Generation() {
+		return ErrChanged
+	}
+	g := &generation{number: s.Generation() + 1, cluster: s.cluster, entries: entries}
+	if s.last != nil {
+		g.previous = s.last.sum
+	}
+	s.step()
+	if err := durable.Replace(filepath.Join(s.dir, nameOf(g.number)), g.encode(), 0o600); err != nil {
+		return fmt.Errorf("write the store: %w", err)
+	}
+	s.step()
+	return s.read(nameOf(g.number))
+}
+
+// ErrNotIssued says that material was asked for which has never been made.
+var ErrNotIssued = errors.New("has not been issued yet")
+
+// Material is what stands on a host where the name stands in a rendered file:
+// PEM, or the bytes of a symmetric key, in the encoding of the name.
+func (s *Store) Material(ref secret.Ref) ([]byte, error) {
+	if ca, ok := strings.CutPrefix(ref.Name(), "pki/ca/"); ok && strings.HasSuffix(ca, ".crt") {
+		return s.bundle(strings.TrimSuffix(ca, ".crt"))
+	}
+	e, ok := s.current(ref.Name())
+	if !ok {
+		return nil, fmt.Errorf("%s %w", ref.Name(), ErrNotIssued)
+	}
+	return e.plain(), nil
+}
+
+// plain is the material as it is used: a symmetric key as it is, all else as PEM.
+func (e entry) plain() []byte {
+	if e.kind == symmetricType {
+		return e.data
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: e.kind, Bytes: e.data})
+}
+
+// bundle is every certificate of an authority that is trusted, the primary first.
+func (s *Store) bundle(ca string) ([]byte, error) {
+	var b bytes.Buffer
+	for _, k := range s.keyset("ca/"+ca, "pki/ca/"+ca+".crt") {
+		if k.State != inventory.Distrusted {
+			e, _ := s.version("pki/ca/"+ca+".crt", k.Generation)
+			b.Write(e.plain())
+		}
+	}
+	if b.Len() == 0 {
+		return nil, fmt.Errorf("the authority %s %w", ca, ErrNotIssued)
+	}
+	return b.Bytes(), nil
+}
+
+// keyset is the states of the versions of a name: as they were set, or the
+// newest alone. The primary is first.
+func (s *Store) keyset(name, material string) []state {
+	states := slices.Clone(s.keysets[name])
+	if versions := s.entries[material]; len(states) == 0 && len(versions) > 0 {
+		return []state{{versions[len(versions)-1].generation, inventory.Primary}}
+	}
+	slices.SortStableFunc(states, func(a, b state) int { return rank(a.State) - rank(b.State) })
+	return states
+}
+
+func rank(s string) int {
+	return slices.Index([]string{inventory.Primary, inventory.Trusted, inventory.Distrusted}, s)
+}
+
+// current is the version of a name that is in use: the primary of its keyset,
+// or the newest.
+func (s *Store) current(name string) (kept, bool) {
+	set := strings.TrimPrefix(strings.TrimSuffix(strings.TrimSuffix(name, ".key"), ".pub"), "pki/")
+	for _, k := range s.keysets[set] {
+		if k.State == inventory.Primary {
+			return s.version(name, k.Generation)
+		}
+	}
+	versions := s.entries[name]
+	if len(versions) == 0 {
+		return kept{}, false
+	}
+	return versions[len(versions)-1], true
+}
+
+func (s *Store) version(name string, generation int) (kept, bool) {
+	for _, k := range s.entries[name] {
+		if k.generation == generation {
+			return k, true
+		}
+	}
+	return kept{}, false
+}
