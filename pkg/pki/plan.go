@@ -203,6 +203,8 @@ func (p *planner) compare(c *compile.Cert, known *inventory.Certificate) (Verb, 
 	left := known.NotAfter.Sub(p.Now)
 	window := p.window(c.Lifetime.V)
 	switch {
+	case left <= 0:
+		return DoRenew, []Reason{{Text: expiry(left)}}
 	case left < window:
 		return DoRenew, []Reason{{Text: fmt.Sprintf("%s, renewal window %s", expiry(left), Span(window))}}
 	case p.Force[c.Name]:

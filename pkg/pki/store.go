@@ -177,6 +177,9 @@ func (s *Store) commit(entries []entry) error {
 		return fmt.Errorf("lock the store: %w", err)
 	}
 	defer unlock()
+	if err := sweep(s.dir); err != nil {
+		return err
+	}
 	now, err := Open(s.dir, s.cluster)
 	if err != nil {
 		return err
@@ -194,6 +197,23 @@ func (s *Store) commit(entries []entry) error {
 	}
 	s.step()
 	return s.read(nameOf(g.number))
+}
+
+var halfWritten = regexp.MustCompile(`^\.([0-9]{6}|\.gitignore)\.[0-9]+$`)
+
+// sweep removes what a writer that was stopped left half written. The lock says
+// that nobody is at it.
+func sweep(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	for _, f := range files {
+		if halfWritten.MatchString(f.Name()) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, f.Name())))
+		}
+	}
+	return err
 }
 
 // ErrNotIssued says that material was asked for which has never been made.
