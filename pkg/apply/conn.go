@@ -1,0 +1,30 @@
+package apply
+
+import (
+	"context"
+	"io"
+)
+
+// A Conn is a way to run commands on one host, as root. It may be used by
+// several goroutines at once.
+type Conn interface {
+	// Run runs a POSIX shell script with arguments. The script is a constant of
+	// this program: what varies is in the arguments, and what is secret comes by
+	// standard input.
+	Run(ctx context.Context, c Command) (Result, error)
+	Close() error
+}
+
+// Command is one run.
+type Command struct {
+	Script string
+	Args   []string
+	Stdin  io.Reader
+}
+
+// Result is what a script printed. A script that ended with another status
+// than 0 has Status, and no error.
+type Result struct {
+	Stdout, Stderr []byte
+	Status         int
+}

@@ -1,0 +1,304 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kthwc/kthwc/pkg/tree"
+)
+
+//go:embed observe.sh
+var observeScript string
+
+// Query is what to look at on a host.
+type Query struct {
+	Paths    []string // absolute
+	Units    []string
+	Packages []string
+	Root     string // the directory that is taken for /; "" on real hosts
+}
+
+// State is what a host is. A path of the query that is in Unknown could not be
+// looked at; one that is nowhere is absent.
+type State struct {
+	Facts     Facts
+	Entries   map[string]Observed // by path
+	Unknown   map[string]string   // path -> why
+	Units     map[string]UnitState
+	Packages  map[string]bool // installed
+	Ports     map[int]bool    // TCP ports that something listens on
+	Confirmed []byte          // the manifest of the last confirmed generation; nil if there is none
+}
+
+// Facts is what a host says of itself.
+type Facts struct {
+	Boot, Machine, Hostname, Arch, Kernel, Init string
+	OS, OSVersion                               string // ID and VERSION_ID of os-release(5)
+	Clock                                       time.Time
+	UID                                         int
+	CgroupV2                                    bool
+	FreeBytes, FreeInodes                       int64 // where generations are kept
+	Swaps                                       []string
+	Tools                                       map[string]bool
+}
+
+// Observed is one path as it is.
+type Observed struct {
+	Kind         tree.Kind // "" for devices, sockets and the like
+	Mode         uint32
+	Owner, Group string
+	Size         int64
+	Target       string // of a link
+	Digest       string // SHA-256 of a regular file
+}
+
+// UnitState is what systemd says of a unit.
+type UnitState struct {
+	Load, Active, Sub, File string
+	NeedsReload             bool
+	Started                 int64 // microseconds of the host's monotonic clock; 0: not running
+}
+
+// ErrIncomplete says that a host did not answer in full: everything about it is
+// unknown.
+var ErrIncomplete = errors.New("the host did not answer in full")
+
+// Observe looks at a host in one round trip, and changes nothing.
+func Observe(ctx context.Context, c Conn, q Query) (*State, error) {
+	word := make([]byte, 16)
+	if _, err := rand.Read(word); err != nil {
+		return nil, err
+	}
+	mark := hex.EncodeToString(word)
+	var input bytes.Buffer
+	for i, part := range [][]string{q.Paths, q.Units, q.Packages} {
+		if i > 0 {
+			input.WriteString(".\x00")
+		}
+		for _, text := range part {
+			if text == "." || strings.ContainsAny(text, "\n\x00") {
+				return nil, fmt.Errorf("%q cannot be looked at", text)
+			}
+			input.WriteString(text + "\x00")
+		}
+	}
+	r, err := c.Run(ctx, Command{Script: observeScript, Args: []string{mark, q.Root}, Stdin: &input})
+	if err != nil {
+		return nil, err
+	}
+	return parse(r, mark, q)
+}
+
+// parse reads what the script printed.
+func parse(r Result, mark string, q Query) (*State, error) {
+	sections := map[string][]byte{}
+	parts := bytes.Split(r.Stdout, []byte("\n"+mark+" "))
+	for _, p := range parts[1:] {
+		name, body, _ := bytes.Cut(p, []byte("\n"))
+		sections[string(name)] = body
+	}
+	if _, complete := sections["end"]; !complete || r.Status != 0 {
+		return nil, fmt.Errorf("%w (status %d): %s", ErrIncomplete, r.Status, lastLine(r.Stderr))
+	}
+	s := &State{Entries: map[string]Observed{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Ports: map[int]bool{}}
+	for _, read := range sectionReaders {
+		text, ok := sections[read.name]
+		if !ok {
+			return nil, fmt.Errorf("%w: it said nothing of %s", ErrIncomplete, read.name)
+		}
+		if err := read.into(s, text, q); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrIncomplete, err)
+		}
+	}
+	if text := bytes.TrimSpace(sections["confirmed"]); len(text) > 0 {
+		s.Confirmed = text
+	}
+	s.settle(q)
+	return s, nil
+}
+
+// sectionReaders read what each section says.
+var sectionReaders = []struct {
+	name string
+	into func(*State, []byte, Query) error
+}{
+	{"facts", facts}, {"stat", entries}, {"errors", failures}, {"links", links}, {"digests", digests},
+	{"units", units}, {"packages", packages}, {"ports", ports},
+}
+
+func lastLine(text []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lines[len(lines)-1]
+}
+
+func facts(s *State, text []byte, _ Query) error {
+	s.Facts.Tools = map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		if set := factReaders[key]; set != nil {
+			set(&s.Facts, strings.Trim(value, `"`))
+		}
+	}
+	if s.Facts.Boot == "" || s.Facts.Clock.IsZero() {
+		return errors.New("it does not say which boot it is in, and what time it is")
+	}
+	return nil
+}
+
+var factReaders = map[string]func(*Facts, string){
+	"boot": func(f *Facts, v string) { f.Boot = v }, "machine": func(f *Facts, v string) { f.Machine = v },
+	"hostname": func(f *Facts, v string) { f.Hostname = v }, "arch": func(f *Facts, v string) { f.Arch = goArch(v) },
+	"kernel": func(f *Facts, v string) { f.Kernel = v }, "init": func(f *Facts, v string) { f.Init = v },
+	"os.ID": func(f *Facts, v string) { f.OS = v }, "os.VERSION_ID": func(f *Facts, v string) { f.OSVersion = v },
+	"now":    func(f *Facts, v string) { f.Clock = time.Unix(number(v), 0).UTC() },
+	"user":   func(f *Facts, v string) { f.UID = int(number(v)) },
+	"cgroup": func(f *Facts, v string) { f.CgroupV2 = v == "cgroup2fs" },
+	"bytes":  func(f *Facts, v string) { f.FreeBytes = number(v) },
+	"inodes": func(f *Facts, v string) { f.FreeInodes = number(v) },
+	"swap":   func(f *Facts, v string) { f.Swaps = append(f.Swaps, v) },
+	"tool":   func(f *Facts, v string) { f.Tools[v] = true },
+}
+
+// goArch names a machine (uname -m) as cluster.yaml does.
+func goArch(machine string) string {
+	switch machine {
+	case "x86_64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	}
+	return machine
+}
+
+// number reads a whole number; what is none is 0.
+func number(text string) int64 {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return n
+}
+
+var kinds = map[string]tree.Kind{"regular file": tree.Regular, "regular empty file": tree.Regular, "directory": tree.Dir, "symbolic link": tree.Symlink}
+
+func entries(s *State, text []byte, q Query) error {
+	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00") {
+		if line == "" {
+			continue
+		}
+		f := strings.SplitN(line, "\t", 6)
+		if len(f) != 6 || !strings.HasPrefix(f[5], q.Root) {
+			return fmt.Errorf("%q is no answer of stat", line)
+		}
+		mode, err := strconv.ParseUint(f[1], 8, 32)
+		if err != nil {
+			return fmt.Errorf("%q is no mode", f[1])
+		}
+		s.Entries[strings.TrimPrefix(f[5], q.Root)] = Observed{Kind: kinds[f[0]], Mode: uint32(mode), Owner: f[2], Group: f[3], Size: number(f[4])}
+	}
+	return nil
+}
+
+// failures are what stat could not look at. That there is nothing is an answer.
+func failures(s *State, text []byte, q Query) error {
+	for line := range strings.Lines(string(text)) {
+		path, why, ok := strings.Cut(strings.TrimSpace(line), "': ")
+		_, path, quoted := strings.Cut(path, "'"+q.Root)
+		switch {
+		case !ok || !quoted:
+			return fmt.Errorf("stat says %q", strings.TrimSpace(line))
+		case why != "No such file or directory" && why != "Not a directory":
+			s.Unknown[path] = why
+		}
+	}
+	return nil
+}
+
+func links(s *State, text []byte, _ Query) error {
+	for line := range strings.Lines(string(text)) {
+		path, encoded, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		target, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil {
+			return err
+		}
+		e := s.Entries[path]
+		e.Target = string(target)
+		s.Entries[path] = e
+	}
+	return nil
+}
+
+func digests(s *State, text []byte, q Query) error {
+	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00") {
+		if line == "" {
+			continue
+		}
+		digest, path, ok := strings.Cut(line, "  "+q.Root)
+		if !ok || len(digest) != 64 {
+			return fmt.Errorf("sha256sum says %q", line)
+		}
+		e := s.Entries[path]
+		e.Digest = digest
+		s.Entries[path] = e
+	}
+	return nil
+}
+
+func units(s *State, text []byte, _ Query) error {
+	for _, block := range strings.Split(strings.TrimSpace(string(text)), "\n\n") {
+		fields := map[string]string{}
+		for line := range strings.Lines(block) {
+			key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+			if !ok && line != "" {
+				return fmt.Errorf("systemctl says %q", line)
+			}
+			fields[key] = value
+		}
+		if id := fields["Id"]; id != "" {
+			s.Units[id] = UnitState{
+				Load: fields["LoadState"], Active: fields["ActiveState"], Sub: fields["SubState"], File: fields["UnitFileState"],
+				NeedsReload: fields["NeedDaemonReload"] == "yes", Started: number(fields["ExecMainStartTimestampMonotonic"]),
+			}
+		}
+	}
+	return nil
+}
+
+func packages(s *State, text []byte, _ Query) error {
+	for line := range strings.Lines(string(text)) {
+		name, status, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		s.Packages[name] = status == "installed"
+	}
+	return nil
+}
+
+// ports reads the local addresses of /proc/net/tcp: hexadecimal, port last.
+func ports(s *State, text []byte, _ Query) error {
+	for line := range strings.Lines(string(text)) {
+		_, port, _ := strings.Cut(strings.TrimSpace(line), ":")
+		n, err := strconv.ParseUint(port, 16, 16)
+		if err != nil {
+			return fmt.Errorf("%q is no address of a listener", strings.TrimSpace(line))
+		}
+		s.Ports[int(n)] = true
+	}
+	return nil
+}
+
+// settle makes sure that every regular file has a digest, or is unknown: it
+// may have changed while it was looked at.
+func (s *State) settle(q Query) {
+	for _, path := range q.Paths {
+		e, there := s.Entries[path]
+		if there && e.Kind == tree.Regular && e.Digest == "" || there && e.Kind == tree.Symlink && e.Target == "" {
+			s.Unknown[path] = "it changed while it was looked at"
+			delete(s.Entries, path)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kthwc/kthwc/pkg/tree"
+)
+
+// local runs scripts on this machine.
+type local struct{ shell string }
+
+func (l local) Run(ctx context.Context, c Command) (Result, error) {
+	cmd := exec.CommandContext(ctx, l.shell, append([]string{"-c", c.Script, "kthwc"}, c.Args...)...)
+	var out, said bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, &out, &said
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = nil
+	}
+	return Result{out.Bytes(), said.Bytes(), cmd.ProcessState.ExitCode()}, err
+}
+
+func (local) Close() error { return nil }
+
+// host makes a directory that stands for a host's /.
+func host(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, dir := range []string{"etc/with space", "var/lib/kthwc", "etc/empty"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, content := range map[string]string{
+		"etc/machine-id": "0123\n", "etc/os-release": "ID=debian\nVERSION_ID=\"12\"\n", "etc/with space/a 'quoted' file": "x", "etc/nothing": "",
+		"var/lib/kthwc/confirmed": `{"kind":"Manifest"}` + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(root, path), []byte(content), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink("a target\nwith a line", filepath.Join(root, "etc/link")), os.Symlink("nowhere", filepath.Join(root, "etc/dangling"))); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+var everything = []string{"/etc/with space/a 'quoted' file", "/etc/nothing", "/etc/empty", "/etc/link", "/etc/dangling", "/etc/absent", "/etc/nothing/below", "/absent/below", "/etc/machine-id"}
+
+func TestObserve(t *testing.T) {
+	for _, shell := range []string{"sh", "bash"} {
+		root := host(t)
+		s, err := Observe(context.Background(), local{shell}, Query{Paths: everything, Packages: []string{"dpkg", "no-such-package"}, Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256([]byte("x"))
+		if e := s.Entries[everything[0]]; e.Kind != tree.Regular || e.Mode != 0o640 || e.Size != 1 || e.Digest != hex.EncodeToString(sum[:]) {
+			t.Errorf("%+v", e)
+		}
+		if e := s.Entries["/etc/link"]; e.Kind != tree.Symlink || e.Target != "a target\nwith a line" {
+			t.Errorf("%+v", e)
+		}
+		if e := s.Entries["/etc/empty"]; e.Kind != tree.Dir {
+			t.Errorf("%+v", e)
+		}
+		for _, absent := range []string{"/etc/absent", "/etc/nothing/below", "/absent/below"} {
+			if _, there := s.Entries[absent]; there || s.Unknown[absent] != "" {
+				t.Errorf("%s is not simply absent: %q", absent, s.Unknown[absent])
+			}
+		}
+		f := s.Facts
+		if f.Machine != "0123" || f.OS != "debian" || f.OSVersion != "12" || f.FreeBytes == 0 || f.Boot == "" || !f.Tools["tar"] {
+			t.Errorf("%+v", f)
+		}
+		if string(s.Confirmed) != `{"kind":"Manifest"}` || !s.Packages["dpkg"] || s.Packages["no-such-package"] {
+			t.Errorf("%q %v", s.Confirmed, s.Packages)
+		}
+	}
+}
+
+// An answer that was cut off, anywhere, says nothing: nothing is taken for absent.
+func TestHalfAnswersAreUnknown(t *testing.T) {
+	q := Query{Paths: everything, Root: host(t)}
+	r, err := local{"sh"}.Run(context.Background(), Command{Script: observeScript, Args: []string{"mark", q.Root}, Stdin: strings.NewReader(strings.Join(everything, "\x00") + "\x00.\x00.\x00")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parse(r, "mark", q); err != nil {
+		t.Fatal(err)
+	}
+	end := bytes.LastIndex(r.Stdout, []byte("\nmark end"))
+	for at := range end + len("\nmark end") {
+		cut := r
+		cut.Stdout = r.Stdout[:at]
+		if s, err := parse(cut, "mark", q); !errors.Is(err, ErrIncomplete) {
+			t.Fatalf("cut at %d of %d: %+v, %v", at, len(r.Stdout), s, err)
+		}
+	}
+	failed := r
+	failed.Status = 1
+	if _, err := parse(failed, "mark", q); !errors.Is(err, ErrIncomplete) {
+		t.Errorf("a script that failed: %v", err)
+	}
+}
+
+// What a host may not be asked, or may not answer, is an error and no panic.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm units\nId=a.service\n\nm packages\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
+	f.Fuzz(func(t *testing.T, out []byte) {
+		s, err := parse(Result{Stdout: out}, "m", Query{Paths: []string{"/etc"}})
+		if err == nil && s == nil {
+			t.Fatal("neither a state nor an error")
+		}
+	})
+}
+
+func TestPathsThatCannotBeAsked(t *testing.T) {
+	for _, path := range []string{".", "/a\nb", "/a\x00b"} {
+		if _, err := Observe(context.Background(), local{"sh"}, Query{Paths: []string{path}}); err == nil {
+			t.Errorf("%q was asked", path)
+		}
+	}
+}
