@@ -24,7 +24,8 @@ type Query struct {
 	Paths    []string // absolute
 	Units    []string
 	Packages []string
-	Root     string // the directory that is taken for /; "" on real hosts
+	Contents []string // files that others write too: their text is wanted, and public
+	Root     string   // the directory that is taken for /; "" on real hosts
 }
 
 // State is what a host is. A path of the query that is in Unknown could not be
@@ -36,7 +37,8 @@ type State struct {
 	Units     map[string]UnitState
 	Packages  map[string]bool // installed
 	Ports     map[int]bool    // TCP ports that something listens on
-	Confirmed []byte          // the manifest of the last confirmed generation; nil if there is none
+	Contents  map[string]string
+	Confirmed []byte // the manifest of the last confirmed generation; nil if there is none
 }
 
 // Facts is what a host says of itself.
@@ -80,7 +82,7 @@ func Observe(ctx context.Context, c Conn, q Query) (*State, error) {
 	}
 	mark := hex.EncodeToString(word)
 	var input bytes.Buffer
-	for i, part := range [][]string{q.Paths, q.Units, q.Packages} {
+	for i, part := range [][]string{q.Paths, q.Units, q.Packages, q.Contents} {
 		if i > 0 {
 			input.WriteString(".\x00")
 		}
@@ -109,7 +111,7 @@ func parse(r Result, mark string, q Query) (*State, error) {
 	if _, complete := sections["end"]; !complete || r.Status != 0 {
 		return nil, fmt.Errorf("%w (status %d): %s", ErrIncomplete, r.Status, lastLine(r.Stderr))
 	}
-	s := &State{Entries: map[string]Observed{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Ports: map[int]bool{}}
+	s := &State{Entries: map[string]Observed{}, Contents: map[string]string{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Ports: map[int]bool{}}
 	for _, read := range sectionReaders {
 		text, ok := sections[read.name]
 		if !ok {
@@ -131,7 +133,7 @@ var sectionReaders = []struct {
 	name string
 	into func(*State, []byte, Query) error
 }{
-	{"facts", facts}, {"stat", entries}, {"errors", failures}, {"links", links}, {"digests", digests},
+	{"facts", facts}, {"stat", entries}, {"errors", failures}, {"links", links}, {"digests", digests}, {"contents", contents},
 	{"units", units}, {"packages", packages}, {"ports", ports},
 }
 
@@ -221,15 +223,35 @@ func failures(s *State, text []byte, q Query) error {
 }
 
 func links(s *State, text []byte, _ Query) error {
-	for line := range strings.Lines(string(text)) {
-		path, encoded, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
-		target, err := base64.StdEncoding.DecodeString(encoded)
-		if err != nil {
-			return err
-		}
+	return encoded(text, func(path, target string) {
 		e := s.Entries[path]
-		e.Target = string(target)
+		e.Target = target
 		s.Entries[path] = e
+	})
+}
+
+// maxContent is the longest file that others write too; longer ones are unknown.
+const maxContent = 1 << 20
+
+func contents(s *State, text []byte, _ Query) error {
+	return encoded(text, func(path, content string) {
+		if len(content) > maxContent {
+			s.Unknown[path] = "it is too long"
+			return
+		}
+		s.Contents[path] = content
+	})
+}
+
+// encoded reads lines of a path, a tab, and base64.
+func encoded(text []byte, f func(path, value string)) error {
+	for line := range strings.Lines(string(text)) {
+		path, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		plain, err := base64.StdEncoding.DecodeString(value)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		f(path, string(plain))
 	}
 	return nil
 }

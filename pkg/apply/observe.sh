@@ -9,9 +9,9 @@ export LC_ALL PATH
 section() { printf '\n%s %s\n' "$mark" "$1"; }
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-# Standard input: three parts, each of texts that end with NUL, cut by a lone dot.
+# Standard input: four parts, each of texts that end with NUL, cut by a lone dot.
 tr '\0' '\n' | awk -v dir="$work" 'BEGIN { part = 1 } $0 == "." { part++; next } { print > (dir "/" part) }'
-touch "$work/1" "$work/2" "$work/3"
+touch "$work/1" "$work/2" "$work/3" "$work/4"
 
 section facts
 printf 'boot=%s\n' "$(cat /proc/sys/kernel/random/boot_id)"
@@ -46,6 +46,10 @@ section digests
 while IFS= read -r p; do
 	[ -f "$root$p" ] && [ ! -L "$root$p" ] && printf '%s\0' "$root$p"
 done <"$work/1" | xargs -r -0 sha256sum -z -- 2>&1
+section contents
+while IFS= read -r p; do
+	[ -f "$root$p" ] && printf '%s\t%s\n' "$p" "$(head -c 1048577 -- "$root$p" | base64 -w0)"
+done <"$work/4"
 section units
 [ -s "$work/2" ] && xargs -r -d '\n' -a "$work/2" systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,ExecMainStartTimestampMonotonic -- 2>&1
 section packages

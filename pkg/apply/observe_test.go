@@ -60,7 +60,7 @@ var everything = []string{"/etc/with space/a 'quoted' file", "/etc/nothing", "/e
 func TestObserve(t *testing.T) {
 	for _, shell := range []string{"sh", "bash"} {
 		root := host(t)
-		s, err := Observe(context.Background(), local{shell}, Query{Paths: everything, Packages: []string{"dpkg", "no-such-package"}, Root: root})
+		s, err := Observe(context.Background(), local{shell}, Query{Paths: everything, Packages: []string{"dpkg", "no-such-package"}, Contents: []string{"/etc/os-release"}, Root: root})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,6 +83,9 @@ func TestObserve(t *testing.T) {
 		if f.Machine != "0123" || f.OS != "debian" || f.OSVersion != "12" || f.FreeBytes == 0 || f.Boot == "" || !f.Tools["tar"] {
 			t.Errorf("%+v", f)
 		}
+		if s.Contents["/etc/os-release"] != "ID=debian\nVERSION_ID=\"12\"\n" {
+			t.Errorf("%q", s.Contents)
+		}
 		if string(s.Confirmed) != `{"kind":"Manifest"}` || !s.Packages["dpkg"] || s.Packages["no-such-package"] {
 			t.Errorf("%q %v", s.Confirmed, s.Packages)
 		}
@@ -92,7 +95,7 @@ func TestObserve(t *testing.T) {
 // An answer that was cut off, anywhere, says nothing: nothing is taken for absent.
 func TestHalfAnswersAreUnknown(t *testing.T) {
 	q := Query{Paths: everything, Root: host(t)}
-	r, err := local{"sh"}.Run(context.Background(), Command{Script: observeScript, Args: []string{"mark", q.Root}, Stdin: strings.NewReader(strings.Join(everything, "\x00") + "\x00.\x00.\x00")})
+	r, err := local{"sh"}.Run(context.Background(), Command{Script: observeScript, Args: []string{"mark", q.Root}, Stdin: strings.NewReader(strings.Join(everything, "\x00") + "\x00.\x00.\x00.\x00")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +119,7 @@ func TestHalfAnswersAreUnknown(t *testing.T) {
 
 // What a host may not be asked, or may not answer, is an error and no panic.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm units\nId=a.service\n\nm packages\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
+	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm contents\n\nm units\nId=a.service\n\nm packages\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		s, err := parse(Result{Stdout: out}, "m", Query{Paths: []string{"/etc"}})
 		if err == nil && s == nil {

@@ -164,6 +164,7 @@ func (r *renderer) node(n *compile.Node) *tree.Node {
 		b.worker()
 	}
 	b.secrets()
+	b.readers()
 	b.extras()
 	return b.out
 }
