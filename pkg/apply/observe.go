@@ -36,6 +36,7 @@ type State struct {
 	Unknown   map[string]string   // path -> why
 	Units     map[string]UnitState
 	Packages  map[string]bool // installed
+	Users     map[string]bool // local and remote ones: getent(1)
 	Ports     map[int]bool    // TCP ports that something listens on
 	Contents  map[string]string
 	Confirmed []byte // the manifest of the last confirmed generation; nil if there is none
@@ -111,7 +112,7 @@ func parse(r Result, mark string, q Query) (*State, error) {
 	if _, complete := sections["end"]; !complete || r.Status != 0 {
 		return nil, fmt.Errorf("%w (status %d): %s", ErrIncomplete, r.Status, lastLine(r.Stderr))
 	}
-	s := &State{Entries: map[string]Observed{}, Contents: map[string]string{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Ports: map[int]bool{}}
+	s := &State{Entries: map[string]Observed{}, Contents: map[string]string{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Users: map[string]bool{}, Ports: map[int]bool{}}
 	for _, read := range sectionReaders {
 		text, ok := sections[read.name]
 		if !ok {
@@ -134,7 +135,7 @@ var sectionReaders = []struct {
 	into func(*State, []byte, Query) error
 }{
 	{"facts", facts}, {"stat", entries}, {"errors", failures}, {"links", links}, {"digests", digests}, {"contents", contents},
-	{"units", units}, {"packages", packages}, {"ports", ports},
+	{"units", units}, {"packages", packages}, {"users", users}, {"ports", ports},
 }
 
 func lastLine(text []byte) string {
@@ -296,6 +297,13 @@ func packages(s *State, text []byte, _ Query) error {
 	for line := range strings.Lines(string(text)) {
 		name, status, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
 		s.Packages[name] = status == "installed"
+	}
+	return nil
+}
+
+func users(s *State, text []byte, _ Query) error {
+	for line := range strings.Lines(string(text)) {
+		s.Users[strings.TrimSuffix(line, "\n")] = true
 	}
 	return nil
 }

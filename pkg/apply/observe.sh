@@ -55,6 +55,8 @@ section units
 section packages
 # shellcheck disable=SC2016 # dpkg-query expands them
 [ -s "$work/3" ] && xargs -r -d '\n' -a "$work/3" dpkg-query -W -f '${Package}\t${db:Status-Status}\n' 2>/dev/null
+section users
+getent passwd | cut -d: -f1
 section ports
 awk 'FNR > 1 && $4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
 section confirmed

@@ -119,7 +119,7 @@ func TestHalfAnswersAreUnknown(t *testing.T) {
 
 // What a host may not be asked, or may not answer, is an error and no panic.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm contents\n\nm units\nId=a.service\n\nm packages\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
+	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm contents\n\nm units\nId=a.service\n\nm packages\n\nm users\nroot\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		s, err := parse(Result{Stdout: out}, "m", Query{Paths: []string{"/etc"}})
 		if err == nil && s == nil {

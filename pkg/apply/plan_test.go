@@ -1,0 +1,243 @@
+package apply
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/kthwc/kthwc/pkg/compile"
+	"github.com/kthwc/kthwc/pkg/render"
+	"github.com/kthwc/kthwc/pkg/secret"
+	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
+)
+
+// material stands for a store: every name has bytes of its own.
+func material(r secret.Ref) ([]byte, error) { return []byte("material of " + r.Name()), nil }
+
+func rendered(t testing.TB, edit func(string) string) *tree.Tree {
+	t.Helper()
+	source, err := os.ReadFile("../../examples/lab.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := edit(string(source))
+	doc, faults := schema.Load("cluster.yaml", []byte(text))
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	c, faults := compile.Compile(doc, compile.Facts{})
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	out, faults := render.Render(c, render.Input{Source: []byte(text)})
+	if err := faults.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func asIs(s string) string { return s }
+
+// applied is the hosts as an undisturbed apply of the tree leaves them.
+func applied(t testing.TB, out *tree.Tree) map[string]Host {
+	t.Helper()
+	hosts := map[string]Host{}
+	for _, n := range out.Nodes {
+		s := &State{
+			Facts:   Facts{Boot: "b", Machine: n.Name, Hostname: n.Name, Arch: "amd64", Init: "systemd", FreeBytes: 1 << 40, FreeInodes: 1 << 20, Tools: map[string]bool{}},
+			Entries: map[string]Observed{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Users: map[string]bool{}, Contents: map[string]string{},
+		}
+		for _, tool := range []string{"tar", "flock", "sync", "sha256sum", "systemctl", "systemd-run"} {
+			s.Facts.Tools[tool] = true
+		}
+		for _, u := range n.Units {
+			s.Units[u.Name] = UnitState{Active: "active", File: "enabled"}
+		}
+		for _, p := range n.Packages {
+			s.Packages[p.Name] = true
+		}
+		for _, u := range n.Users {
+			s.Users[u.Name] = true
+		}
+		record := Recorded{Generation: 1, Cluster: out.Cluster, Node: n.Name}
+		c := &comparison{node: n, state: s, material: material}
+		for _, f := range n.Files {
+			if f.Block {
+				s.Contents[f.Path] = WithBlock("127.0.0.1 localhost\n", string(f.Body.Bytes()))
+			}
+			if f.Kind == tree.Absent {
+				continue
+			}
+			want, _ := c.wanted(f)
+			s.Entries[f.Path] = want
+			record.Entries = append(record.Entries, RecordedEntry{f.Path, want.Kind, want.Mode, want.Owner, want.Group, want.Target, want.Digest})
+		}
+		confirmed, err := json.Marshal(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Confirmed = confirmed
+		hosts[n.Name] = Host{State: s}
+	}
+	return hosts
+}
+
+func TestNothingToDoAfterAnApply(t *testing.T) {
+	out := rendered(t, asIs)
+	p := MakePlan(out, applied(t, out), material)
+	if !p.Empty() || len(p.Stages) > 0 || len(p.Warnings) > 0 {
+		text, _ := json.MarshalIndent(p, "", " ")
+		t.Errorf("%.3000s", text)
+	}
+}
+
+// Whatever is disturbed on a host is found: as drift, and as the one change
+// that mends it, with the units that must learn of it.
+func TestEveryDisturbanceIsFound(t *testing.T) {
+	out := rendered(t, asIs)
+	rapid.Check(t, func(r *rapid.T) {
+		hosts := applied(t, out)
+		n := out.Nodes[rapid.IntRange(0, len(out.Nodes)-1).Draw(r, "node")]
+		f := n.Files[rapid.IntRange(0, len(n.Files)-1).Draw(r, "file")]
+		if f.Kind == tree.Absent || f.Block {
+			return
+		}
+		s := hosts[n.Name].State
+		e := s.Entries[f.Path]
+		switch how := rapid.SampledFrom([]string{"gone", "mode", "owner", "content"}).Draw(r, "how"); how {
+		case "gone":
+			delete(s.Entries, f.Path)
+		case "mode":
+			if f.Kind == tree.Symlink {
+				return
+			}
+			e.Mode ^= 0o100
+			s.Entries[f.Path] = e
+		case "owner":
+			e.Owner = "nobody"
+			s.Entries[f.Path] = e
+		case "content":
+			e.Digest, e.Target, e.Kind = "other", "other", tree.Regular
+			s.Entries[f.Path] = e
+		}
+		p := MakePlan(out, hosts, material)
+		for _, h := range p.Hosts {
+			switch {
+			case h.Node != n.Name && len(h.Changes)+len(h.Drift) > 0:
+				r.Fatalf("%s is to be changed too: %+v", h.Node, h.Changes)
+			case h.Node != n.Name:
+			case len(h.Changes) != 1 || len(h.Drift) != 1 || h.Changes[0].Path != f.Path || h.Drift[0].Path != f.Path:
+				r.Fatalf("%s: %+v, drift %+v", f.Path, h.Changes, h.Drift)
+			case len(h.Units) != len(unitsIn(n, unitsReading(f))):
+				r.Fatalf("%s is read by %v, and %+v is to be done", f.Path, unitsReading(f), h.Units)
+			}
+		}
+	})
+}
+
+func unitsIn(n *tree.Node, names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return !slices.ContainsFunc(n.Units, func(u tree.Unit) bool { return u.Name == name })
+	})
+}
+
+// A host that did not answer has no plan; nothing of it is taken for absent.
+func TestUnknownHostsHaveNoPlan(t *testing.T) {
+	out := rendered(t, asIs)
+	hosts := applied(t, out)
+	hosts["worker-1"] = Host{Err: errors.New("connection refused")}
+	delete(hosts, "worker-2")
+	hosts["worker-0"].State.Unknown = map[string]string{"/etc/hosts": "Permission denied"}
+	p := MakePlan(out, hosts, material)
+	for _, h := range p.Hosts {
+		if strings.HasPrefix(h.Node, "worker") != (h.Unknown != "") || len(h.Changes) > 0 {
+			t.Errorf("%+v", h)
+		}
+	}
+	if p.Empty() {
+		t.Error("a plan with unknown hosts is not an empty one")
+	}
+}
+
+// On bare hosts etcd starts together; later it restarts one by one, before the
+// control plane, and workers come last.
+func TestOrder(t *testing.T) {
+	out := rendered(t, asIs)
+	bare := map[string]Host{}
+	for name, h := range applied(t, out) {
+		s := *h.State
+		s.Entries, s.Units, s.Confirmed, s.Packages, s.Users = nil, nil, nil, nil, nil
+		bare[name] = Host{State: &s}
+	}
+	p := MakePlan(out, bare, material)
+	if s := p.Stages[0]; s.Unit != "etcd.service" || len(s.Batches) != 1 || len(s.Batches[0]) != 3 {
+		t.Errorf("%+v", s)
+	}
+	if last := p.Stages[len(p.Stages)-1]; last.Unit != "kube-proxy.service" || len(last.Batches) != 3 {
+		t.Errorf("%+v", last)
+	}
+	changed := rendered(t, func(s string) string {
+		return strings.Replace(s, "  provider:", "  etcd: {clusterToken: other}\n  provider:", 1)
+	})
+	p = MakePlan(changed, applied(t, out), material)
+	if s := p.Stages[0]; s.Unit != "etcd.service" || len(s.Batches) != 3 || s.Gate != "etcd" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A file that is rendered no more is deleted; a host of another cluster is refused.
+func TestRecords(t *testing.T) {
+	with := rendered(t, func(s string) string {
+		return strings.Replace(s, "  provider:", "  files: [{path: /etc/motd, content: hello}]\n  provider:", 1)
+	})
+	without := rendered(t, asIs)
+	for _, h := range MakePlan(without, applied(t, with), material).Hosts {
+		if len(h.Changes) != 1 || h.Changes[0].Do != Delete || h.Changes[0].Path != "/etc/motd" {
+			t.Errorf("%+v", h.Changes)
+		}
+	}
+	hosts := applied(t, without)
+	hosts["worker-0"], hosts["worker-1"] = hosts["worker-1"], hosts["worker-0"]
+	for _, h := range MakePlan(without, hosts, material).Hosts {
+		if mixed := h.Node == "worker-0" || h.Node == "worker-1"; mixed != strings.Contains(h.Unknown, "is the address right?") {
+			t.Errorf("%s: %q", h.Node, h.Unknown)
+		}
+	}
+}
+
+// What stands in the way is said before anything is done.
+func TestPreflight(t *testing.T) {
+	out := rendered(t, asIs)
+	for name, break1 := range map[string]func(*Facts){
+		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
+		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
+		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
+	} {
+		hosts := applied(t, out)
+		break1(&hosts["worker-0"].State.Facts)
+		at := slices.IndexFunc(out.Nodes, func(n *tree.Node) bool { return n.Name == "worker-0" })
+		problems := MakePlan(out, hosts, material).Hosts[at].Problems
+		if len(problems) != 1 || !strings.Contains(problems[0], name) {
+			t.Errorf("%s: %q", name, problems)
+		}
+	}
+}
+
+// Our block in a file of others' is replaced in its place, whatever is around it.
+func TestBlocks(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		line := rapid.StringMatching(`[a-z0-9 .#]{0,20}\n`)
+		before, after := strings.Join(rapid.SliceOf(line).Draw(r, "before"), ""), strings.Join(rapid.SliceOf(line).Draw(r, "after"), "")
+		first := WithBlock(before, "one\n") + after
+		second := WithBlock(first, "two\n")
+		if second != strings.Replace(first, "\none\n", "\ntwo\n", 1) || WithBlock(second, "two\n") != second || WithBlock(second, "one\n") != first {
+			r.Fatalf("%q became %q", first, second)
+		}
+	})
+}
