@@ -214,13 +214,13 @@ func TestRecords(t *testing.T) {
 // What stands in the way is said before anything is done.
 func TestPreflight(t *testing.T) {
 	out := rendered(t, asIs)
-	for name, break1 := range map[string]func(*Facts){
+	for name, disturb := range map[string]func(*Facts){
 		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
 		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
 	} {
 		hosts := applied(t, out)
-		break1(&hosts["worker-0"].State.Facts)
+		disturb(&hosts["worker-0"].State.Facts)
 		at := slices.IndexFunc(out.Nodes, func(n *tree.Node) bool { return n.Name == "worker-0" })
 		problems := MakePlan(out, hosts, material).Hosts[at].Problems
 		if len(problems) != 1 || !strings.Contains(problems[0], name) {
