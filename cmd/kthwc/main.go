@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kthwc/kthwc/pkg/diag"
+	"github.com/kthwc/kthwc/pkg/pki"
 )
 
 func main() {
@@ -67,6 +68,7 @@ type session struct {
 	color    string
 	overlays []string
 	state    string // directory of what was issued and found out; "" for the one beside cluster.yaml
+	identity []string
 	now      func() time.Time
 	getenv   func(string) string
 }
@@ -90,6 +92,7 @@ func newRoot(s *session) *cobra.Command {
 	complete(root, "overlay", overlayFiles)
 	root.PersistentFlags().StringVar(&s.state, "state", "", "the directory of what was issued; NAME.kthwc beside cluster.yaml unless set")
 	complete(root, "state", directories)
+	root.PersistentFlags().StringArrayVar(&s.identity, "identity", nil, "an age identity or ssh private key that opens encrypted keys; KTHWC_IDENTITY or ~/.config/kthwc/identity.txt unless set")
 	addChoice(root, root.PersistentFlags(), &s.color, "color", "colours of diagnostics and differences", "auto", "always", "never")
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	for _, verb := range verbs {
@@ -123,9 +126,13 @@ func defaultFile(getenv func(string) string) string {
 // report prints how a run failed, and gives its exit code.
 func (s *session) report(err error) int {
 	var exit *exitError
+	var stored *pki.StoreError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &stored):
+		fmt.Fprintf(s.err, "kthwc: %s\n  = help: %s\n", err, stored.Help)
+		return exitFailure
 	case errors.As(err, &exit):
 		if exit.message != "" {
 			fmt.Fprintf(s.err, "kthwc: %s\n", exit.message)

@@ -26,7 +26,7 @@ import (
 
 func newPKI(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "pki", Short: "Issue, keep and look at certificates and keys"}
-	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s))
+	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s), newPKIReseal(s))
 	return cmd
 }
 
@@ -48,11 +48,11 @@ func (s *session) inventoryFile(cluster string) string {
 func (s *session) store(b *built) (*pki.Store, error) {
 	name := b.cluster.Name.V
 	store, err := pki.Open(s.storeDir(name), name)
-	var wrong *pki.StoreError
-	if errors.As(err, &wrong) {
-		return nil, &exitError{exitFailure, wrong.Error(), wrong.Help}
+	if err != nil {
+		return nil, err
 	}
-	return store, err
+	store.OpenWith(s.identities)
+	return store, nil
 }
 
 // issued is the public facts: those of the store where there is one, and
@@ -88,26 +88,6 @@ func withKeys(inv *inventory.Inventory, store *pki.Store) error {
 		return &exitError{exitFailure, fmt.Sprintf("the store is at generation %d, and inventory.yaml at %d", store.Generation(), inv.Generation), "get the store that was issued from last: keys that exist must not be made again"}
 	}
 	return nil
-}
-
-func newPKIInit(s *session) *cobra.Command {
-	return &cobra.Command{
-		Use:   "init",
-		Short: "Make the directory that keys are kept in",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			b, err := s.compiled()
-			if err != nil {
-				return err
-			}
-			dir := s.storeDir(b.cluster.Name.V)
-			if err := pki.Create(dir); err != nil {
-				return err
-			}
-			fmt.Fprintf(s.err, "%s is ready, for you alone; back it up. Next: kthwc pki issue\n", dir)
-			return nil
-		},
-	}
 }
 
 func newPKIPlan(s *session) *cobra.Command {

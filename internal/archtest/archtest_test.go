@@ -20,6 +20,8 @@ var boundaries = []struct {
 	{"github.com/google/go-jsonnet", []string{"pkg/render"}, "manifests and overlays are a matter of rendering"},
 	{"github.com/google/yamlfmt", []string{"schema"}, "its output is proven before it is used"},
 	{"github.com/cloudflare/cfssl", []string{"pkg/pki"}, "certificates are made in one place"},
+	{"filippo.io/age", []string{"pkg/pki"}, "keys are encrypted in one place, which alone holds them"},
+	{"golang.org/x/crypto/ssh", []string{"pkg/pki"}, "pkg/pki reads ssh keys that open the store; connections are another package's"},
 	{"github.com/spf13/cobra", []string{"cmd/kthwc"}, "libraries return; the command speaks"},
 	{"os", []string{"cmd/kthwc", "pkg/tree", "pkg/pki", "internal/durable", "schema/gen", "internal/readers", "internal/docs/gen"}, "same input, same bytes: the pipeline reads nothing by itself"},
 	{"net", nil, "the compiler has no network"},

@@ -2,7 +2,6 @@ package pki
 
 import (
 	"crypto/ecdsa"
-	"crypto/hmac"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -69,10 +68,10 @@ func (s *Store) otherFacts(name string, out *inventory.Inventory, roots map[stri
 		out.Certificates = append(out.Certificates, inventory.Certificate{Name: short, Authority: by.authority, SignedBy: by.spki, Facts: factsOf(certificate), Generation: e.generation})
 	case e.kind == publicKeyType:
 		return s.keyPairFacts(short, name, out)
-	case e.kind == symmetricType:
-		mac := hmac.New(sha256.New, e.data)
-		mac.Write([]byte(name))
-		out.Keys = append(out.Keys, inventory.Key{Name: strings.TrimPrefix(name, "keys/"), Fingerprint: hex.EncodeToString(mac.Sum(nil)), Generation: e.generation})
+	case strings.HasPrefix(name, "keys/"):
+		print, err := e.fingerprint()
+		out.Keys = append(out.Keys, inventory.Key{Name: strings.TrimPrefix(name, "keys/"), Fingerprint: hex.EncodeToString(print), Generation: e.generation})
+		return err
 	}
 	return nil
 }

@@ -175,7 +175,7 @@ func pair(name string, certificate []byte, key crypto.Signer) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []entry{{name + ".crt", certificateType, certificate}, {name + ".key", privateKeyType, private}}, nil
+	return []entry{{name: name + ".crt", kind: certificateType, data: certificate}, {name: name + ".key", kind: privateKeyType, data: private}}, nil
 }
 
 // all makes everything but authorities, on every processor, in the plan's order.
@@ -242,7 +242,11 @@ func (i *issuer) privateKey(name string) (crypto.Signer, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s %w: nothing can be signed without it", name, ErrNotIssued)
 	}
-	key, err := x509.ParsePKCS8PrivateKey(e.data)
+	open, err := i.store.opened(e)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(open.data)
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read", name) // the error may quote the key
 	}
@@ -254,7 +258,7 @@ func (i *issuer) one(a Action, c *compile.Cert) ([]entry, error) {
 	case Key:
 		data := make([]byte, 32) // what aescbc, aesgcm and secretbox take
 		_, err := rand.Read(data)
-		return []entry{{"keys/" + a.Name, symmetricType, data}}, err
+		return []entry{{name: "keys/" + a.Name, kind: symmetricType, data: data}}, err
 	case KeyPair:
 		return i.keyPair(a.Name)
 	}
@@ -271,7 +275,7 @@ func (i *issuer) keyPair(name string) ([]entry, error) {
 		return nil, err
 	}
 	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	return []entry{{"pki/" + name + ".key", privateKeyType, private}, {"pki/" + name + ".pub", publicKeyType, public}}, err
+	return []entry{{name: "pki/" + name + ".key", kind: privateKeyType, data: private}, {name: "pki/" + name + ".pub", kind: publicKeyType, data: public}}, err
 }
 
 func (i *issuer) certificate(c *compile.Cert) ([]entry, error) {

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -27,20 +28,27 @@ type Store struct {
 	last    *generation        // nil of an empty store
 	entries map[string][]kept  // by name, oldest first
 	keysets map[string][]state // by name: "ca/etcd", "service-account"
-	locks   func(path string) (func(), error)
-	step    func() // called between changes of the disk, so that tests can stop there
+	sealing
+	locks func(path string) (func(), error)
+	step  func() // called between changes of the disk, so that tests can stop there
 }
 
 // kept is one version of one piece of material.
 type kept struct {
 	entry
-	generation int
+	generation int // in which it was made
+	file       int // the generation whose file holds it
 }
 
 // state is what becomes of one version in a keyset.
 type state struct {
 	Generation int    `json:"generation"`
 	State      string `json:"state"`
+}
+
+func keysetEntry(name string, states []state) entry {
+	data, _ := json.Marshal(states) // numbers and words
+	return entry{name: name, kind: keysetType, data: data}
 }
 
 // A StoreError says which file of the store is wrong, why, and what to do.
@@ -53,22 +61,19 @@ func Create(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the store: %w", err)
 	}
-	if err := narrow(dir); err != nil {
-		return err
-	}
 	ignore := filepath.Join(dir, ".gitignore")
 	if _, err := os.Lstat(ignore); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return durable.Replace(ignore, []byte("*\n"), 0o600)
+	if err := narrow(dir); err != nil {
+		return err
+	}
+	return durable.Replace(ignore, []byte(ignoreAll), 0o600)
 }
 
 // Open reads the store of a cluster. A store that is not there is an empty one.
 func Open(dir, cluster string) (*Store, error) {
-	s := &Store{dir: dir, cluster: cluster, entries: map[string][]kept{}, keysets: map[string][]state{}, locks: durable.Lock, step: func() {}}
-	if err := narrow(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
+	s := &Store{dir: dir, cluster: cluster, entries: map[string][]kept{}, keysets: map[string][]state{}, sealing: newSealing(), locks: durable.Lock, step: func() {}}
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -83,31 +88,41 @@ func Open(dir, cluster string) (*Store, error) {
 			}
 		}
 	}
-	return s, nil
+	if s.last != nil && len(s.open) == 0 {
+		return s, nil // others may look into a store without open keys
+	}
+	return s, narrow(dir)
 }
 
 var generationName = regexp.MustCompile(`^[0-9]{6}$`)
 
 func nameOf(number int) string { return fmt.Sprintf("%06d", number) }
 
+// plain refuses what is neither a file nor a directory.
+func plain(path string) error {
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Type() != fs.ModeDir && !info.Mode().IsRegular() {
+		return &StoreError{path, "it is neither a file nor a directory", "move it away: the store keeps keys in plain files"}
+	}
+	return err
+}
+
 // narrow refuses what others than the owner may look into.
 func narrow(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case err != nil:
+	if err := plain(path); err != nil {
 		return err
-	case info.Mode().Type() != fs.ModeDir && !info.Mode().IsRegular():
-		return &StoreError{path, "it is neither a file nor a directory", "move it away: the store keeps keys in plain files"}
-	case info.Mode().Perm()&0o077 != 0:
+	}
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
 		return &StoreError{path, fmt.Sprintf("others may read it (mode %04o)", info.Mode().Perm()), "chmod go= " + path + ", and think of who has read it"}
 	}
-	return nil
+	return err
 }
 
 // read adds one generation to what is known. They are read in their order.
 func (s *Store) read(name string) error {
 	path := filepath.Join(s.dir, name)
-	if err := narrow(path); err != nil {
+	if err := plain(path); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(path)
@@ -121,26 +136,61 @@ func (s *Store) read(name string) error {
 	if err := s.follows(g, name); err != nil {
 		return &StoreError{path, err.Error(), "restore the store as a whole from a backup"}
 	}
-	for _, e := range g.entries {
-		if e.kind == keysetType {
-			var states []state
-			if err := json.Unmarshal(e.data, &states); err != nil {
-				return &StoreError{path, "the keyset " + e.name + " cannot be read", "restore the file from a backup"}
-			}
-			s.keysets[e.name] = states
-			continue
+	if g.open() {
+		if err := narrow(path); err != nil {
+			return err
 		}
-		s.entries[e.name] = append(s.entries[e.name], kept{e, g.number})
+		s.open = append(s.open, g.number)
+	}
+	if g.whole {
+		s.wholes = append(s.wholes, g.number)
+	}
+	for _, e := range g.entries {
+		if err := s.take(e, g); err != nil {
+			return &StoreError{path, err.Error(), "restore the file from a backup"}
+		}
 	}
 	s.last = g
 	return nil
 }
 
+// take adds one entry of a generation to what is known.
+func (s *Store) take(e entry, g *generation) error {
+	switch e.kind {
+	case keysetType:
+		var states []state
+		if err := json.Unmarshal(e.data, &states); err != nil {
+			return errors.New("the keyset " + e.name + " cannot be read")
+		}
+		s.keysets[e.name] = states
+	case recipientsType:
+		s.known = append(s.known, string(e.data))
+	case batchType:
+		s.batches[g.number] = batch{g, e.data}
+	default:
+		s.keep(kept{e, cmp.Or(e.made, g.number), g.number})
+	}
+	return nil
+}
+
+// keep adds a version, or puts it in the place of the same one, sealed again.
+func (s *Store) keep(k kept) {
+	versions := s.entries[k.name]
+	if at := slices.IndexFunc(versions, func(v kept) bool { return v.generation == k.generation }); at >= 0 {
+		versions[at] = k
+		return
+	}
+	s.entries[k.name] = append(versions, k)
+}
+
 // follows says whether a generation is the next one of this store.
 func (s *Store) follows(g *generation, name string) error {
 	want, previous := 1, ""
-	if s.last != nil {
+	switch {
+	case s.last != nil:
 		want, previous = s.last.number+1, s.last.sum
+	case g.whole:
+		want, previous = g.number, g.previous
 	}
 	switch number, _ := strconv.Atoi(name); {
 	case g.number != number:
@@ -169,6 +219,12 @@ var ErrChanged = errors.New("the store was changed by somebody else meanwhile; r
 // commit publishes entries as one new generation: they are on the disk, all of
 // them, or nothing is.
 func (s *Store) commit(entries []entry) error {
+	return s.publish(&generation{entries: entries})
+}
+
+// publish writes the next generation. Its keys are sealed where there are
+// recipients.
+func (s *Store) publish(g *generation) error {
 	if err := Create(s.dir); err != nil {
 		return err
 	}
@@ -187,19 +243,25 @@ func (s *Store) commit(entries []entry) error {
 	if now.Generation() != s.Generation() {
 		return ErrChanged
 	}
-	g := &generation{number: s.Generation() + 1, cluster: s.cluster, entries: entries}
+	g.number, g.cluster = s.Generation()+1, s.cluster
 	if s.last != nil {
 		g.previous = s.last.sum
+	}
+	if err := s.seal(g); err != nil {
+		return err
 	}
 	s.step()
 	if err := durable.Replace(filepath.Join(s.dir, nameOf(g.number)), g.encode(), 0o600); err != nil {
 		return fmt.Errorf("write the store: %w", err)
 	}
 	s.step()
-	return s.read(nameOf(g.number))
+	if err := s.read(nameOf(g.number)); err != nil {
+		return err
+	}
+	return s.writePublic()
 }
 
-var halfWritten = regexp.MustCompile(`^\.([0-9]{6}|\.gitignore)\.[0-9]+$`)
+var halfWritten = regexp.MustCompile(`^\.([0-9]{6}|\.gitignore|recipients)\.[0-9]+$`)
 
 // sweep removes what a writer that was stopped left half written. The lock says
 // that nobody is at it.
@@ -229,7 +291,11 @@ func (s *Store) Material(ref secret.Ref) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s %w", ref.Name(), ErrNotIssued)
 	}
-	return e.plain(), nil
+	open, err := s.opened(e)
+	if err != nil {
+		return nil, err
+	}
+	return open.plain(), nil
 }
 
 // plain is the material as it is used: a symmetric key as it is, all else as PEM.
