@@ -32,6 +32,7 @@ fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./schema -fuzz FuzzLoad -fuzztime 30s
 	$(GO) test ./schema -fuzz FuzzFormat -fuzztime 30s
 	$(GO) test ./pkg/secret -fuzz FuzzSplit -fuzztime 30s
+	$(GO) test ./pkg/pki -fuzz FuzzGeneration -fuzztime 30s -fuzzminimizetime 10x
 	$(GO) test ./pkg/emit -fuzz FuzzArgument -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzYAML -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzFormats -fuzztime 30s

@@ -127,12 +127,16 @@ func defaultFile(getenv func(string) string) string {
 func (s *session) report(err error) int {
 	var exit *exitError
 	var stored *pki.StoreError
+	var imported *pki.ImportError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &stored):
 		fmt.Fprintf(s.err, "kthwc: %s\n  = help: %s\n", err, stored.Help)
 		return exitFailure
+	case errors.As(err, &imported):
+		fmt.Fprintf(s.err, "kthwc: %s\n  = help: %s\n", err, imported.Help)
+		return exitInvalid
 	case errors.As(err, &exit):
 		if exit.message != "" {
 			fmt.Fprintf(s.err, "kthwc: %s\n", exit.message)
@@ -141,7 +145,7 @@ func (s *session) report(err error) int {
 			fmt.Fprintf(s.err, "  = help: %s\n", exit.help)
 		}
 		return exit.code
-	case strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)"):
+	case strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)") || strings.Contains(err.Error(), "flags in the group"):
 		fmt.Fprintf(s.err, "kthwc: %s\n  = help: see kthwc --help\n", err)
 		return exitUsage
 	}

@@ -270,6 +270,10 @@ func (i *issuer) keyPair(name string) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	return keyPairEntries(name, key)
+}
+
+func keyPairEntries(name string, key crypto.Signer) ([]entry, error) {
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, err
