@@ -68,6 +68,9 @@ func Create(dir string) error {
 	if err := narrow(dir); err != nil {
 		return err
 	}
+	if err := errors.Join(durable.SyncDir(filepath.Dir(dir)), durable.SyncDir(filepath.Dir(filepath.Dir(dir)))); err != nil {
+		return fmt.Errorf("make the store: %w", err)
+	}
 	return durable.Replace(ignore, []byte(ignoreAll), 0o600)
 }
 
