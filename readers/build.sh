@@ -41,3 +41,4 @@ build cni-reader-1.9 cni .
 build cni-plugins-1.9/ cni tool
 build cni-reader-0.9 cni -modfile=0.9.mod .
 build cni-plugins-0.9/ cni -modfile=0.9.mod tool
+build zlint-reader zlint .
