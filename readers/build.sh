@@ -14,6 +14,7 @@ build() { # NAME DIRECTORY [go build flags and package]; NAME/ holds several pro
 }
 build k8s-reader-1.37 k8s .
 build kubectl-1.37 k8s k8s.io/kubernetes/cmd/kubectl
+build encryption-reader-1.37 k8s ./encryption
 build k8s-reader-1.32 k8s -modfile=1.32.mod .
 
 # The module of Kubernetes 1.21 lacks one generated package, and the module

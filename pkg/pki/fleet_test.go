@@ -20,13 +20,13 @@ import (
 // A fleet is what hosts have: every rendered file with the material in it. Who
 // dials whom is read off the text of these files, never off the model.
 type fleet struct {
-	testing.TB
+	*testing.T
 	c     *compile.Cluster
 	s     *pki.Store
 	hosts map[string]map[string]string // host, path, content
 }
 
-func newFleet(t testing.TB, name string) *fleet {
+func newFleet(t *testing.T, name string) *fleet {
 	t.Helper()
 	source := example(t, name)
 	c := model(t, source)
