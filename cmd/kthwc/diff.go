@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kthwc/kthwc/internal/names"
 	"github.com/kthwc/kthwc/pkg/diff"
 	"github.com/kthwc/kthwc/pkg/render"
 	"github.com/kthwc/kthwc/pkg/tree"
@@ -147,7 +148,7 @@ func (p *diffPrinter) change(c *diff.Change) {
 	}
 	head := marks[c.Op] + " " + name
 	if len(c.Nodes) > 0 {
-		head += "  on " + ranges(c.Nodes)
+		head += "  on " + names.Ranges(c.Nodes)
 	}
 	p.line(0, p.paint(marks[c.Op], head))
 	if c.Edited {
@@ -260,33 +261,4 @@ func orNone(text string) string {
 		return "none"
 	}
 	return text
-}
-
-// ranges shortens a list of names: controller-{0..2}, worker-1.
-func ranges(names []string) string {
-	var out []string
-	for i := 0; i < len(names); {
-		stem, first, ok := numbered(names[i])
-		j := i + 1
-		for ; ok && j < len(names); j++ {
-			if s, n, numberedToo := numbered(names[j]); !numberedToo || s != stem || n != first+j-i {
-				break
-			}
-		}
-		if j-i < 2 {
-			out, i = append(out, names[i]), i+1
-			continue
-		}
-		out, i = append(out, fmt.Sprintf("%s{%d..%d}", stem, first, first+j-i-1)), j
-	}
-	return strings.Join(out, ", ")
-}
-
-// numbered cuts a name into what stands before its number and the number.
-func numbered(name string) (stem string, n int, ok bool) {
-	stem = strings.TrimRight(name, "0123456789")
-	if _, err := fmt.Sscan(name[len(stem):], &n); err != nil || fmt.Sprint(n) != name[len(stem):] {
-		return "", 0, false
-	}
-	return stem, n, true
 }
