@@ -26,7 +26,7 @@ import (
 
 func newPKI(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "pki", Short: "Issue, keep and look at certificates and keys"}
-	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s), newPKIReseal(s), newPKIImport(s))
+	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s), newPKIReseal(s), newPKIImport(s), newPKIMap(s))
 	return cmd
 }
 
