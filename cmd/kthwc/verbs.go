@@ -153,7 +153,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 }
 
 func newExplain(s *session) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "explain PATH[:LINE] | CODE",
 		Short:   "Say why a rendered line is there, or what an error code means",
 		Example: "  kthwc explain nodes/controller-0/etc/systemd/system/kube-apiserver.service:14\n  kthwc explain E0103",
@@ -181,6 +181,8 @@ func newExplain(s *session) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.AddCommand(newExplainMaterial(s)...)
+	return cmd
 }
 
 func (s *session) explain(b *built, path string, number int, l tree.Line) {

@@ -30,9 +30,9 @@ func (i *Item) Label() string { return names.Ranges(i.Names) }
 
 // Arrow is one party showing the item to another.
 type Arrow struct {
-	As, By, To, Bundle string
-	Beside             bool     // each shows it to the other on its own node
-	Certificates       []string // roles; of what an authority judges
+	As, By, To, Bundle, Why string
+	Beside                  bool     // each shows it to the other on its own node
+	Certificates            []string // roles; of what an authority judges
 }
 
 // File is one path on the nodes that have it.
@@ -118,16 +118,16 @@ func (b *bundle[K, V]) add(k K, v V) {
 }
 
 func arrows(uses []pki.Use) []Arrow {
-	type kind struct{ as, by, to, judge string }
+	type kind struct{ as, by, to, judge, why string }
 	var all bundle[kind, pki.Showing]
 	for _, u := range uses {
 		for _, s := range u.Showings {
-			all.add(kind{s.As, s.By.Component, s.To.Component, s.Bundle}, s)
+			all.add(kind{s.As, s.By.Component, s.To.Component, s.Bundle, s.Why}, s)
 		}
 	}
 	var out []Arrow
 	for _, k := range all.keys {
-		a := Arrow{As: k.as, Bundle: k.judge, Beside: true}
+		a := Arrow{As: k.as, Bundle: k.judge, Why: k.why, Beside: true}
 		var by, to []string
 		for _, s := range all.of[k] {
 			by, to = append(by, s.By.Node), append(to, s.To.Node)
@@ -215,6 +215,9 @@ func readers(of []pki.Reader) []Reader {
 	}
 	return out
 }
+
+// Role says in one word what the showing is: server, client or signs.
+func (a *Arrow) Role() string { return roles[a.As] }
 
 // roles say in one word what a showing is.
 var roles = map[string]string{compile.ServerAuth: "server", compile.ClientAuth: "client", pki.TokenSigning: "signs"}

@@ -67,7 +67,7 @@ func (p *page) item(i *Item, indent int) {
 	}
 	if i.Kind != pki.Authority {
 		for _, a := range i.Arrows {
-			p.line(indent, pad(roles[a.As]), a.sentence())
+			p.line(indent, pad(a.Role()), a.Sentence())
 		}
 	}
 	if i.Apart != "" {
@@ -86,8 +86,8 @@ func (p *page) item(i *Item, indent int) {
 
 func pad(label string) string { return label + strings.Repeat(" ", 9-len(label)) }
 
-// sentence says who shows it to whom.
-func (a *Arrow) sentence() string {
+// Sentence says who shows it to whom.
+func (a *Arrow) Sentence() string {
 	to := a.To
 	if a.Beside {
 		component, _, _ := strings.Cut(a.To, "@")

@@ -46,7 +46,7 @@ var pickups = []pickupRow{
 	{"kubectl", "--kubeconfig", "", EachRun, byPeople},
 }
 
-const unknownPickup = "nothing says that it reads the file again"
+const unknownPickup = "nothing is known to read it again"
 
 // pickupOf is the row of a field; flags are those of its component.
 func pickupOf(component, field string, flags map[string]string) (Pickup, string) {
