@@ -37,7 +37,11 @@ func newDiff(s *session) *cobra.Command {
 				}
 			}
 			changes := diff.Trees(sides[0], sides[1])
-			if err := s.changes(changes, releaseOf(sides[1].Doc), format, expand); err != nil {
+			material, err := s.pendingIn(args[1])
+			if err != nil {
+				return err
+			}
+			if err := s.changes(changes, material, releaseOf(sides[1].Doc), format, expand); err != nil {
 				return err
 			}
 			if exitCode && len(changes) > 0 {
@@ -85,7 +89,7 @@ func (s *session) check(dir string, b *built, format string) error {
 		return err
 	}
 	changes := diff.Trees(was, diff.Side{Tree: b.tree, Doc: b.doc})
-	if err := s.changes(changes, b.cluster.Release, format, false); err != nil || len(changes) == 0 {
+	if err := s.changes(changes, s.pending(b), b.cluster.Release, format, false); err != nil || len(changes) == 0 {
 		return err
 	}
 	return &exitError{exitPending, fmt.Sprintf("%s is not what %s renders now", dir, s.name()), s.renderTo(dir)}
@@ -103,17 +107,22 @@ func (s *session) renderTo(dir string) string {
 	return strings.Join(words, " ")
 }
 
-func (s *session) changes(changes []diff.Change, release *schema.Release, format string, expand bool) error {
+func (s *session) changes(changes []diff.Change, material materialChanges, release *schema.Release, format string, expand bool) error {
 	if format == "json" {
 		e := json.NewEncoder(s.out)
 		e.SetIndent("", "  ")
 		e.SetEscapeHTML(false)
-		return e.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "Diff", "changes": append([]diff.Change{}, changes...)})
+		out := map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "Diff", "changes": append([]diff.Change{}, changes...)}
+		if material.known {
+			out["certificates"] = pendingJSON(material.groups)
+		}
+		return e.Encode(out)
 	}
 	p := diffPrinter{s: s, release: release, expand: expand}
 	for i := range changes {
 		p.change(&changes[i])
 	}
+	printPending(&p.b, material.groups)
 	p.summary(changes)
 	_, err := s.out.Write([]byte(p.b.String()))
 	return err

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,18 +60,13 @@ func (s *session) issued(b *built) (*inventory.Inventory, *pki.Store, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	file := s.inventoryFile(b.cluster.Name.V)
-	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		inv, err := store.Inventory()
-		return inv, store, err
-	}
+	inv, err := s.published(b.cluster.Name.V)
 	if err != nil {
 		return nil, nil, err
 	}
-	inv, err := inventory.Parse(text)
-	if err != nil {
-		return nil, nil, &exitError{exitFailure, file + ": " + err.Error(), "`kthwc pki inventory --write` writes it again from the store"}
+	if inv == nil {
+		inv, err = store.Inventory()
+		return inv, store, err
 	}
 	if store.Generation() < inv.Generation {
 		return inv, store, nil
@@ -132,7 +125,7 @@ func addWindow(cmd *cobra.Command, window *time.Duration) {
 func (s *session) printPlan(b *built, plan *pki.Plan, format string, all bool) error {
 	actions := slices.Clone(plan.Actions)
 	if !all {
-		actions = slices.DeleteFunc(actions, func(a pki.Action) bool { return a.Do == pki.DoKeep && len(a.Reasons) == 0 })
+		actions = plan.Pending()
 	}
 	if format == "json" {
 		encoder := json.NewEncoder(s.out)

@@ -54,6 +54,7 @@ func newRender(s *session) *cobra.Command {
 				return refused(err)
 			}
 			s.summary(dir, b.tree)
+			s.summarise(b)
 			return nil
 		},
 	}

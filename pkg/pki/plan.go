@@ -61,6 +61,11 @@ func (p *Plan) Only(names ...string) *Plan {
 	return out
 }
 
+// Pending are the actions that there is anything to say of.
+func (p *Plan) Pending() []Action {
+	return slices.DeleteFunc(slices.Clone(p.Actions), func(a Action) bool { return a.Do == DoKeep && len(a.Reasons) == 0 })
+}
+
 // Changes says whether there is anything to issue.
 func (p *Plan) Changes() bool {
 	return slices.ContainsFunc(p.Actions, func(a Action) bool { return a.Do.issues() })
