@@ -94,7 +94,7 @@ func (e *explainer) line(indent int, format string, args ...any) {
 func (e *explainer) keysOnly() {
 	if e.use.Kind == pki.Certificate {
 		e.key = true
-		e.use.Files = slices.DeleteFunc(e.use.Files, func(f pki.File) bool { return f.Holds == pki.HoldsCertificate })
+		e.use.Files = slices.DeleteFunc(e.use.Files, func(f pki.Holder) bool { return f.Holds == pki.HoldsCertificate })
 	}
 }
 

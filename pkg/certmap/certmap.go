@@ -153,7 +153,7 @@ func party(component string, nodes []string) string {
 
 func files(uses []pki.Use) []File {
 	type kind struct{ path, holds, readers string }
-	var all bundle[kind, pki.File]
+	var all bundle[kind, pki.Holder]
 	for _, u := range uses {
 		for _, f := range u.Files {
 			where := alikePath(f.Path, u.Node)

@@ -18,7 +18,7 @@ type Use struct {
 	Why       string    `json:"why"`
 	Showings  []Showing `json:"showings,omitempty"` // of an authority: those that are judged by it
 	Apart     string    `json:"apart,omitempty"`    // why nobody in the cluster shows it or is shown it; "" if somebody is
-	Files     []File    `json:"files,omitempty"`
+	Files     []Holder    `json:"files,omitempty"`
 	Waits     []Reason  `json:"waits,omitempty"` // why it cannot be issued yet
 }
 
@@ -61,9 +61,9 @@ const (
 	HoldsEncryption  = "encryption configuration"
 )
 
-// File is one file that holds the material. Node is empty for one that is on
+// Holder is one file that holds the material. Node is empty for one that is on
 // the operator's own machine.
-type File struct {
+type Holder struct {
 	Node    string        `json:"node,omitempty"`
 	Path    string        `json:"path"`
 	Holds   string        `json:"holds"`
@@ -298,22 +298,22 @@ func (s *survey) certificate(cert *compile.Cert) Use {
 	return u.finished()
 }
 
-func (s *survey) files(holds string, at []compile.Destination) []File {
-	out := make([]File, 0, len(at))
+func (s *survey) files(holds string, at []compile.Destination) []Holder {
+	out := make([]Holder, 0, len(at))
 	for _, d := range at {
-		out = append(out, File{d.Node, d.Path, holds, s.readers[place{d.Node, d.Path}], d.From})
+		out = append(out, Holder{d.Node, d.Path, holds, s.readers[place{d.Node, d.Path}], d.From})
 	}
 	return out
 }
 
 // kubeconfig is the file that embeds material; the operator's is kubectl's.
-func (s *survey) kubeconfig(k *compile.Kubeconfig) File {
+func (s *survey) kubeconfig(k *compile.Kubeconfig) Holder {
 	readers := s.readers[place{k.Node, k.Path}]
 	if k.Node == "" {
 		pickup, reference := pickupOf("kubectl", "--kubeconfig", nil)
 		readers = []Reader{{"kubectl", "--kubeconfig", "", pickup, reference}}
 	}
-	return File{k.Node, k.Path, HoldsKubeconfig, readers, k.From}
+	return Holder{k.Node, k.Path, HoldsKubeconfig, readers, k.From}
 }
 
 // What signs tokens of service accounts, and what judges them.
