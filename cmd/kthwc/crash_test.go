@@ -66,10 +66,7 @@ type killer struct {
 
 func newKiller(t *testing.T) *killer {
 	t.Helper()
-	k := &killer{T: t, strace: readers.Path(t, "strace"), program: filepath.Join(t.TempDir(), "kthwc"), identityFile: filepath.Join(t.TempDir(), "identity.txt")}
-	if out, err := exec.Command("go", "build", "-o", k.program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	k := &killer{T: t, strace: readers.Path(t, "strace"), program: buildProgram(t), identityFile: filepath.Join(t.TempDir(), "identity.txt")}
 	var err error
 	if k.identity, err = age.GenerateX25519Identity(); err != nil {
 		t.Fatal(err)
@@ -78,6 +75,15 @@ func newKiller(t *testing.T) *killer {
 		t.Fatal(err)
 	}
 	return k
+}
+
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "kthwc")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
 }
 
 // project is a directory with a cluster.yaml.

@@ -74,7 +74,14 @@ Without recipients, keys lie in the store as they are, for you alone. With
 recipients, the keys of every further generation are encrypted to all of them;
 certificates, names and fingerprints stay readable, so that plan, list and
 inspect need no identity. The recipients given take the place of those before.
-What was issued before is as it was until ` + "`kthwc pki reseal`" + `.`,
+What was issued before is as it was until ` + "`kthwc pki reseal`" + `.
+
+The recipients are part of the chain of generations. The store's file
+recipients is a copy to read: keys are never encrypted to what it says, and
+nothing is written beside one that was changed by hand. Whoever can write every
+file of the store can forge its chain too: review what changes in a committed
+store as you review cluster.yaml. The store's .gitignore lets it be committed
+as soon as no open key is in use, and never lets open generations in.`,
 		Example: "  kthwc pki init --recipient age1… --recipient 'ssh-ed25519 AAAA…'\n  kthwc pki init --recipients-file team.txt",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
