@@ -196,7 +196,7 @@ func (r *resolver) shared(row certRow) *Cert {
 }
 
 func (r *resolver) place(cert *Cert, row certRow, n *Node) {
-	if row.role == "service-accounts" {
+	if row.role == tokenCert {
 		cert.CertFiles = r.c.destinations(cert.CertFiles, n, n.AsController, "service-account-public")
 		cert.KeyFiles = r.c.destinations(cert.KeyFiles, n, n.AsController, "service-account-key")
 	}
@@ -214,7 +214,7 @@ func (r *resolver) cert(row certRow, n *Node) *Cert {
 	cert := &Cert{
 		Name: row.role, Role: row.role, CA: row.ca, Usages: row.use, From: fixed,
 		CommonName: origin.Of(row.cn, fixed), Org: origin.Of(row.org, fixed),
-		Lifetime: r.c.PKI.LeafLifetime, KeyType: r.c.PKI.KeyType,
+		Lifetime: r.c.PKI.LeafLifetime, KeyType: r.c.PKI.KeyType, KeepKey: row.role == tokenCert,
 	}
 	if row.days > 0 {
 		cert.Lifetime = origin.Of(time.Duration(row.days)*24*time.Hour, fixed)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/diag"
+	"github.com/kthwc/kthwc/pkg/inventory"
 	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/schema"
 )
@@ -23,6 +24,7 @@ import (
 // Facts are the committed public files that say what only the world knows. The
 // zero value means that there are none.
 type Facts struct {
+	Inventory      *inventory.Inventory // what was issued: keys that are trusted beside the one that signs
 	CloudAddresses map[string]string // "address/api" -> IP
 }
 
@@ -32,7 +34,7 @@ func Compile(doc *schema.Document, facts Facts) (*Cluster, diag.List) {
 	r := &resolver{doc: doc, spec: &doc.Cluster.Spec, facts: facts, c: &Cluster{}}
 	for _, step := range []func(){
 		r.general, r.network, r.nodes, r.podRanges, r.api, r.etcd, r.services, r.custom,
-		r.pki, r.kubeconfigs, r.connections, r.check,
+		r.pki, r.rotations, r.kubeconfigs, r.connections, r.check,
 	} {
 		step()
 		if r.faults.HasErrors() {

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -145,7 +146,7 @@ var flagRows = map[string][]flagRow{
 		{"bind-address", constant("0.0.0.0"), constant("127.0.0.1"), "Where metrics and health are served (CIS 1.3.7 wants loopback)."},
 		{"cluster-cidr", pods, pods, "The addresses of pods."},
 		{"cluster-name", constant("kubernetes"), constant("kubernetes"), "A prefix for resources of cloud providers."},
-		{"cluster-signing-cert-file", at("ca/kubernetes-client"), nil, "The certificate of the authority that signs certificate requests."},
+		{"cluster-signing-cert-file", signerCertificate, nil, "The certificate of the authority that signs certificate requests."},
 		{"cluster-signing-key-file", at("ca-key/signer"), nil, "The key of that authority: whoever reads it can become anybody. The hardened profile keeps it off the hosts."},
 		{"kubeconfig", at("kubeconfig/kube-controller-manager"), at("kubeconfig/kube-controller-manager"), "How the controller manager reaches the API server, and as whom."},
 		{"leader-elect", constant("true"), constant("true"), "One of the controller managers works at a time; another takes over when it is gone."},
@@ -239,6 +240,10 @@ func taintFlag(_ *Cluster, n *Node, _ origin.Origin) Text {
 // optional flags are left out where their value is empty.
 var optional = map[string]bool{"node-ip": true, "node-labels": true, "register-with-taints": true}
 
+// repeated are flags that may be given several times, with what they are given
+// beside the row's value.
+var repeated = map[string]func(c *Cluster, n *Node) []Text{"service-account-key-file": moreTokenKeys}
+
 // Component is the program with its arguments on the node: the profile's rows
 // that exist at the node's minor, and then the user's extraArgs.
 func (c *Cluster) Component(name string, n *Node) Component {
@@ -260,6 +265,11 @@ func (c *Cluster) Component(name string, n *Node) Component {
 			text.From = origin.Join(text.From, verdict.Row, n.Version.From)
 		}
 		out.Flags = append(out.Flags, Flag{Name: row.flag, Value: text, Bare: text.V == ""})
+		if further := repeated[row.flag]; further != nil {
+			for _, v := range further(c, n) {
+				out.Flags = append(out.Flags, Flag{Name: row.flag, Value: v})
+			}
+		}
 	}
 	for _, extra := range c.ExtraArgs[name] {
 		out.set(extra)
@@ -267,15 +277,15 @@ func (c *Cluster) Component(name string, n *Node) Component {
 	return out
 }
 
-// set replaces a flag, or adds it at the end.
+// set replaces a flag, however often it is given, or adds it at the end.
 func (p *Component) set(extra ExtraArg) {
-	for i := range p.Flags {
-		if p.Flags[i].Name == extra.Flag {
-			p.Flags[i] = Flag{Name: extra.Flag, Value: extra.Value}
-			return
-		}
+	named := func(f Flag) bool { return f.Name == extra.Flag }
+	at := slices.IndexFunc(p.Flags, named)
+	if at < 0 {
+		at = len(p.Flags)
 	}
-	p.Flags = append(p.Flags, Flag{Name: extra.Flag, Value: extra.Value})
+	rest := slices.DeleteFunc(slices.Clone(p.Flags[at:]), named)
+	p.Flags = append(append(p.Flags[:at], Flag{Name: extra.Flag, Value: extra.Value}), rest...)
 }
 
 // Argument is the flag as one word of a command line.

@@ -74,6 +74,7 @@ var layout = []layoutRow{
 	{"ca/etcd@etcd", "/etc/etcd/pki/ca.crt", "/etc/etcd/ca.pem", 0o644, "root"},                                        // etcd's own
 	{"ca/etcd-peer@etcd", "/etc/etcd/pki/peer-ca.crt", "/etc/etcd/ca.pem", 0o644, "root"},                              // etcd's own
 	{"ca/kubelet-client", "/etc/kubernetes/pki/kubernetes-client-ca.crt", "/var/lib/kubernetes/ca.pem", 0o644, "root"}, // the kubelet's clientCAFile
+	{"ca/signer", "", "/var/lib/kubernetes/ca-signer.pem", 0o644, "root"}, // of a key on the host, while its authority is being replaced
 	{"ca-key/signer", "", "/var/lib/kubernetes/ca-key.pem", 0o600, "root"},
 
 	// Certificates and keys: .crt and .key of a role, by c.CertPath and c.KeyPath.
@@ -96,6 +97,7 @@ var layout = []layoutRow{
 	{"cert/kubelet-serving", "/var/lib/kubelet/pki/kubelet-serving.crt", "/var/lib/kubelet/NODE.pem", 0o644, "root"},
 	{"key/kubelet-serving", "/var/lib/kubelet/pki/kubelet-serving.key", "/var/lib/kubelet/NODE-key.pem", 0o600, "root"},
 	{"service-account-public", "/etc/kubernetes/pki/sa.pub", "/var/lib/kubernetes/service-account.pem", 0o644, "root"},
+	{"service-account-trusted", "/etc/kubernetes/pki/sa-GENERATION.pub", "/var/lib/kubernetes/service-account-GENERATION.pem", 0o644, "root"},
 	{"service-account-key", "/etc/kubernetes/pki/sa.key", "/var/lib/kubernetes/service-account-key.pem", 0o600, "root"},
 	{"dir/kubelet-pki", "/var/lib/kubelet/pki", "", 0o700, "root"},
 

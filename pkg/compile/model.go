@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/origin"
+	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/schema"
 )
 
@@ -65,6 +66,7 @@ type Cluster struct {
 	CAs        []CA
 	Certs      []*Cert
 	KeyPairs   []KeyPair
+	TokenKeys  []TrustedKey // accepted for tokens beside the key that signs, while it is being replaced
 	Kubeconfig []*Kubeconfig
 
 	KubeletClient Text // the user that API servers are to kubelets
@@ -76,6 +78,8 @@ type Cluster struct {
 	Files     []ExtraFile
 	Units     []ExtraUnit
 	Overlays  []Text // jsonnet files, relative to the directory of cluster.yaml
+
+	signerAlone bool // the controller manager's signer has a file of its own
 }
 
 // Network is the address plan. Slices hold one entry, or IPv4 and IPv6.
@@ -212,6 +216,15 @@ type CA struct {
 	Why        string        // text ID
 	Bundles    []Destination // where its trust bundle lies
 	Keys       []Destination // where its private key lies on hosts: empty, or the controller manager's signer
+	Signer     TrustedKey    // the root of that key alone, where the bundle has more; no files: the bundle serves
+	From       origin.Origin
+}
+
+// TrustedKey is one version of a public key or root, in files of its own.
+type TrustedKey struct {
+	Ref        secret.Ref
+	Generation int
+	Files      []Destination
 	From       origin.Origin
 }
 
@@ -245,6 +258,7 @@ type Cert struct {
 	CertFiles   []Destination // PEM files that hold the certificate
 	KeyFiles    []Destination
 	Kubeconfigs []string      // names of kubeconfigs that embed it
+	KeepKey     bool          // a renewal keeps the key: tokens are signed with it
 	From        origin.Origin // why it is issued
 }
 

@@ -34,6 +34,8 @@ var reasons = map[string]string{
 	"cert-kubernetes":               "The tutorial's one certificate for the API server, etcd and the kubelet client.",
 	"cert-service-accounts":         "A certificate whose key signs service account tokens.",
 	"service-account":               "The key pair that signs and verifies service account tokens.",
+	"service-account-trusted":       "A rotation is under way: tokens of this key are accepted beside those of the key that signs.",
+	"ca-signer":                     "A rotation is under way: the bundle has two roots, and the controller manager takes the one that it signs with alone.",
 
 	"bind-all":                     "It listens on every address of the node.",
 	"bind-loopback":                "Only programs on the same node reach it.",

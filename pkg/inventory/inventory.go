@@ -79,7 +79,8 @@ type PublicKey struct {
 // Key is one symmetric key.
 type Key struct {
 	Name        string `json:"name"`
-	Fingerprint string `json:"fingerprint"` // HMAC-SHA-256 keyed by the key itself, over its name
+	State       string `json:"state,omitempty"` // in its keyset; none before the first rotation
+	Fingerprint string `json:"fingerprint"`     // HMAC-SHA-256 keyed by the key itself, over its name
 	Generation  int    `json:"generation"`
 }
 
@@ -155,6 +156,11 @@ func find[T any](list []T, is func(*T) bool) *T {
 		}
 	}
 	return nil
+}
+
+// Verifying are the keys that are trusted: the primary and those beside it.
+func (a *Authority) Verifying() []RootKey {
+	return slices.DeleteFunc(slices.Clone(a.Keyset), func(k RootKey) bool { return k.State == Distrusted })
 }
 
 // Primary is the key that signs now; nil if there is none.

@@ -193,6 +193,7 @@ func (r *renderer) index() {
 	for _, ca := range r.c.CAs {
 		put(ca.Bundles, secret.Bundle(ca.Name), 0o644, ca.From)
 		put(ca.Keys, secret.CAKey(ca.Name), 0o600, ca.From)
+		put(ca.Signer.Files, ca.Signer.Ref, 0o644, ca.Signer.From)
 	}
 	for _, cert := range r.c.Certs {
 		put(cert.CertFiles, secret.Cert(cert.Name), 0o644, cert.From)
@@ -201,6 +202,9 @@ func (r *renderer) index() {
 	for _, p := range r.c.KeyPairs {
 		put(p.PublicFiles, secret.PublicKey(p.Name), 0o644, p.From)
 		put(p.KeyFiles, secret.Key(p.Name), 0o600, p.From)
+	}
+	for _, k := range r.c.TokenKeys {
+		put(k.Files, k.Ref, 0o644, k.From)
 	}
 	for _, k := range r.c.Kubeconfig {
 		r.kubeconfigs[k.Node] = append(r.kubeconfigs[k.Node], k)

@@ -140,7 +140,7 @@ func (l *layer) body(old *tree.File, content string) (*tree.Body, error) {
 // known says whether a file of the node names the material.
 func (l *layer) known(ref secret.Ref) bool {
 	return slices.ContainsFunc(l.node.Files, func(f *tree.File) bool {
-		return f.Body != nil && slices.ContainsFunc(f.Body.Refs(), func(r secret.Ref) bool { return r.Name() == ref.Name() })
+		return f.Body != nil && slices.ContainsFunc(f.Body.Refs(), func(r secret.Ref) bool { return r.As(secret.PEM) == ref.As(secret.PEM) })
 	})
 }
 

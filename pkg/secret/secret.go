@@ -5,6 +5,12 @@
 //
 //	${secret:pki/admin.key|base64}
 //
+// A public piece of which several versions are in use, such as a key that is
+// trusted beside the one that signs, is named with the generation that it was
+// made in:
+//
+//	${secret:pki/service-account.pub#2}
+//
 // It promises that a Ref is comparable, harmless to print, diff, log and
 // commit, and that [Parse] reads exactly what [Ref.String] writes. It refuses
 // to hold bytes: no type of this package has a field for them.
@@ -13,6 +19,7 @@ package secret
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -29,6 +36,7 @@ const (
 // Ref is the name of one piece of material in one encoding.
 type Ref struct {
 	name     string
+	version  int // generation that it was made in; 0 for what is in use
 	encoding Encoding
 }
 
@@ -59,7 +67,11 @@ func PublicKey(name string) Ref { return Ref{name: "pki/" + name + ".pub"} }
 func Symmetric(name string) Ref { return Ref{name: "keys/" + name} }
 
 // As is the same material in another encoding.
-func (r Ref) As(e Encoding) Ref { return Ref{r.name, e} }
+func (r Ref) As(e Encoding) Ref { return Ref{r.name, r.version, e} }
+
+// At is one version of public material: that of a generation, whatever is in
+// use. Of an authority's bundle it is that one root alone.
+func (r Ref) At(generation int) Ref { return Ref{r.name, generation, r.encoding} }
 
 // Base64 is short for As(Base64).
 func (r Ref) Base64() Ref { return r.As(Base64) }
@@ -67,8 +79,19 @@ func (r Ref) Base64() Ref { return r.As(Base64) }
 // IsZero says whether r names nothing.
 func (r Ref) IsZero() bool { return r == Ref{} }
 
-// Name is the name without the encoding, such as "pki/admin.key".
+// Version is the generation that is asked for; 0 means what is in use.
+func (r Ref) Version() int { return r.version }
+
+// Name is the name without version and encoding, such as "pki/admin.key".
 func (r Ref) Name() string { return r.name }
+
+// Versioned is the name with its version, such as "pki/service-account.pub#2".
+func (r Ref) Versioned() string {
+	if r.version == 0 {
+		return r.name
+	}
+	return r.name + "#" + strconv.Itoa(r.version)
+}
 
 // Encoding is the way the material is written.
 func (r Ref) Encoding() Encoding { return r.encoding }
@@ -81,10 +104,11 @@ func (r Ref) Sensitive() bool {
 
 // String is the placeholder that stands in rendered text.
 func (r Ref) String() string {
-	if r.encoding == PEM {
-		return Open + r.name + closing
+	text := Open + r.Versioned()
+	if r.encoding != PEM {
+		text += "|" + string(r.encoding)
 	}
-	return Open + r.name + "|" + string(r.encoding) + closing
+	return text + closing
 }
 
 // MarshalText is the placeholder, so that JSON has it too.
@@ -100,10 +124,30 @@ func Parse(text string) (Ref, error) {
 	if found && Encoding(encoding) != Base64 {
 		return Ref{}, fmt.Errorf("unknown encoding %q in %q; the encodings are none and base64", encoding, text)
 	}
-	if !nameForm.MatchString(name) || strings.Contains(name, "..") {
+	name, version, err := cutVersion(name)
+	if err != nil || !nameForm.MatchString(name) || strings.Contains(name, "..") {
 		return Ref{}, fmt.Errorf("%q is not the name of a secret", name)
 	}
-	return Ref{name, Encoding(encoding)}, nil
+	r := Ref{name, version, Encoding(encoding)}
+	if version != 0 && r.Sensitive() {
+		return Ref{}, fmt.Errorf("%q: only public material is asked for by its version", text)
+	}
+	return r, nil
+}
+
+var versionForm = regexp.MustCompile(`^[1-9][0-9]{0,5}$`) // the store counts to 999999
+
+// cutVersion takes the version off a name.
+func cutVersion(name string) (string, int, error) {
+	short, text, found := strings.Cut(name, "#")
+	if !found {
+		return name, 0, nil
+	}
+	if !versionForm.MatchString(text) {
+		return name, 0, fmt.Errorf("%q is no version", text)
+	}
+	version, err := strconv.Atoi(text)
+	return short, version, err
 }
 
 // Split cuts text at its placeholders: texts and refs alternate, beginning and

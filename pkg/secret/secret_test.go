@@ -13,6 +13,7 @@ func TestParseReadsWhatStringWrites(t *testing.T) {
 	for _, r := range []secret.Ref{
 		secret.Cert("admin"), secret.Key("kubelet-serving@worker-0").Base64(), secret.Bundle("etcd-peer"),
 		secret.CAKey("ca"), secret.PublicKey("service-account"), secret.Symmetric("encryption/key1").Base64(),
+		secret.PublicKey("service-account").At(2), secret.Cert("service-accounts").At(999999).Base64(), secret.Bundle("ca").Base64().At(7),
 	} {
 		got, err := secret.Parse(r.String())
 		if err != nil || got != r {
@@ -25,6 +26,8 @@ func TestMalformedPlaceholdersAreRefused(t *testing.T) {
 	for _, text := range []string{
 		"", "pki/admin.key", "${secret:}", "${secret:pki/admin.key", "${secret:pki/admin.key|rot13}",
 		"${secret:../store/ca.key}", "${secret:pki/../../x}", "${secret:pki/a b}", "${secret:/etc/passwd}", "${secret:a|base64|base64}",
+		"${secret:pki/a.pub#}", "${secret:pki/a.pub#0}", "${secret:pki/a.pub#02}", "${secret:pki/a.pub#-1}", "${secret:pki/a.pub#1#2}",
+		"${secret:pki/a.pub#1000000}", "${secret:#1}", "${secret:pki/a.pub|base64#1}", "${secret:pki/a.key#1}", "${secret:keys/encryption/key1#1}",
 	} {
 		if r, err := secret.Parse(text); err == nil {
 			t.Errorf("%q was read as %v", text, r)
@@ -62,6 +65,8 @@ func FuzzSplit(f *testing.F) {
 	f.Add("${secret:pki/admin.crt}${secret:pki/admin.key}")
 	f.Add("${secret:")
 	f.Add("$${secret:x}}")
+	f.Add("${secret:pki/a.pub#2}${secret:pki/ca/ca.crt#12|base64}")
+	f.Add("${secret:pki/a.pub#02}")
 	f.Fuzz(func(t *testing.T, text string) {
 		texts, refs, err := secret.Split(text)
 		if err != nil {

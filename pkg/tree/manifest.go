@@ -126,7 +126,7 @@ func (m *Manifest) entry(f *File, known map[*Body][2]string) Entry {
 		return e
 	}
 	for _, r := range f.Body.Refs() {
-		e.Secrets = append(e.Secrets, r.Name())
+		e.Secrets = append(e.Secrets, r.Versioned())
 	}
 	keys, ok := known[f.Body]
 	if !ok {
