@@ -26,7 +26,7 @@ type built struct {
 
 // build reads the file and runs the pipeline to the tree. Faults are printed.
 func (s *session) build() (*built, error) {
-	b, source, err := s.model()
+	b, source, err := s.model(s.facts)
 	if err != nil {
 		return nil, err
 	}
@@ -48,15 +48,20 @@ func (s *session) build() (*built, error) {
 }
 
 // compiled reads the file and runs the pipeline to the model. Faults are printed.
-func (s *session) compiled() (*built, error) {
-	b, source, err := s.model()
+func (s *session) compiled() (*built, error) { return s.compiledWith(s.facts) }
+
+// noFacts compiles the file by itself.
+func noFacts(string) (compile.Facts, error) { return compile.Facts{}, nil }
+
+func (s *session) compiledWith(facts func(cluster string) (compile.Facts, error)) (*built, error) {
+	b, source, err := s.model(facts)
 	if err != nil {
 		return nil, err
 	}
 	return b, s.diagnose(b.faults, source)
 }
 
-func (s *session) model() (*built, []byte, error) {
+func (s *session) model(factsOf func(cluster string) (compile.Facts, error)) (*built, []byte, error) {
 	source, err := s.read()
 	if err != nil {
 		return nil, nil, err
@@ -64,8 +69,12 @@ func (s *session) model() (*built, []byte, error) {
 	b := &built{}
 	b.doc, b.faults = schema.Load(s.name(), source)
 	if b.doc != nil {
+		facts, err := factsOf(b.doc.Cluster.Metadata.Name)
+		if err != nil {
+			return nil, nil, err
+		}
 		var faults diag.List
-		b.cluster, faults = compile.Compile(b.doc, compile.Facts{})
+		b.cluster, faults = compile.Compile(b.doc, facts)
 		b.faults = append(b.faults, faults...)
 	}
 	return b, source, nil

@@ -48,6 +48,7 @@ const (
 	exitFailure   = 1
 	exitPending   = 2
 	exitInvalid   = 3
+	exitRefused   = 4 // a gate that must pass first
 	exitThreshold = 8
 	exitUsage     = 64
 )

@@ -24,7 +24,7 @@ import (
 
 func newPKI(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "pki", Short: "Issue, keep and look at certificates and keys"}
-	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s), newPKIReseal(s), newPKIImport(s), newPKIMap(s))
+	cmd.AddCommand(newPKIInit(s), newPKIPlan(s), newPKIIssue(s), newPKIRenew(s), newPKIRotate(s), newPKIList(s), newPKIInspect(s), newPKIInventory(s), newPKIReseal(s), newPKIImport(s), newPKIMap(s))
 	return cmd
 }
 
@@ -43,8 +43,9 @@ func (s *session) inventoryFile(cluster string) string {
 }
 
 // store opens the cluster's store.
-func (s *session) store(b *built) (*pki.Store, error) {
-	name := b.cluster.Name.V
+func (s *session) store(b *built) (*pki.Store, error) { return s.open(b.cluster.Name.V) }
+
+func (s *session) open(name string) (*pki.Store, error) {
 	store, err := pki.Open(s.storeDir(name), name)
 	if err != nil {
 		return nil, err
@@ -61,18 +62,26 @@ func (s *session) issued(b *built) (*inventory.Inventory, *pki.Store, error) {
 		return nil, nil, err
 	}
 	inv, err := s.published(b.cluster.Name.V)
-	if err != nil {
-		return nil, nil, err
-	}
-	if inv == nil {
-		inv, err = store.Inventory()
+	if err != nil || inv != nil && store.Generation() < inv.Generation {
 		return inv, store, err
-	}
-	if store.Generation() < inv.Generation {
-		return inv, store, nil
 	}
 	inv, err = store.Inventory()
 	return inv, store, err
+}
+
+// facts are the committed public files beside cluster.yaml. Where there is no
+// inventory.yaml, what the store says stands for it.
+func (s *session) facts(cluster string) (compile.Facts, error) {
+	inv, err := s.published(cluster)
+	if err != nil || inv != nil {
+		return compile.Facts{Inventory: inv}, err
+	}
+	store, err := s.open(cluster)
+	if err != nil || store.Generation() == 0 {
+		return compile.Facts{}, err
+	}
+	inv, err = store.Inventory()
+	return compile.Facts{Inventory: inv}, err
 }
 
 // withKeys refuses a store that is older than the committed inventory.
@@ -460,7 +469,7 @@ func newPKIInventory(s *session) *cobra.Command {
 		Short: "Print the public facts of what was issued, which may be committed",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			b, err := s.compiled()
+			b, err := s.compiledWith(noFacts) // what is to be written need not be readable
 			if err != nil {
 				return err
 			}

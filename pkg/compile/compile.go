@@ -25,7 +25,7 @@ import (
 // zero value means that there are none.
 type Facts struct {
 	Inventory      *inventory.Inventory // what was issued: keys that are trusted beside the one that signs
-	CloudAddresses map[string]string // "address/api" -> IP
+	CloudAddresses map[string]string    // "address/api" -> IP
 }
 
 // Compile resolves a document. The list holds warnings too; the cluster is nil

@@ -74,7 +74,7 @@ var layout = []layoutRow{
 	{"ca/etcd@etcd", "/etc/etcd/pki/ca.crt", "/etc/etcd/ca.pem", 0o644, "root"},                                        // etcd's own
 	{"ca/etcd-peer@etcd", "/etc/etcd/pki/peer-ca.crt", "/etc/etcd/ca.pem", 0o644, "root"},                              // etcd's own
 	{"ca/kubelet-client", "/etc/kubernetes/pki/kubernetes-client-ca.crt", "/var/lib/kubernetes/ca.pem", 0o644, "root"}, // the kubelet's clientCAFile
-	{"ca/signer", "", "/var/lib/kubernetes/ca-signer.pem", 0o644, "root"}, // of a key on the host, while its authority is being replaced
+	{"ca/signer", "", "/var/lib/kubernetes/ca-signer.pem", 0o644, "root"},                                              // of a key on the host, while its authority is being replaced
 	{"ca-key/signer", "", "/var/lib/kubernetes/ca-key.pem", 0o600, "root"},
 
 	// Certificates and keys: .crt and .key of a role, by c.CertPath and c.KeyPath.

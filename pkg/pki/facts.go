@@ -66,11 +66,14 @@ func (s *Store) otherFacts(name string, out *inventory.Inventory, roots map[stri
 		}
 		by := roots[string(certificate.AuthorityKeyId)]
 		out.Certificates = append(out.Certificates, inventory.Certificate{Name: short, Authority: by.authority, SignedBy: by.spki, Facts: factsOf(certificate), Generation: e.generation})
+		if len(s.keysets[short]) > 0 {
+			return s.keyPairFacts(short, name, out)
+		}
 	case e.kind == publicKeyType:
 		return s.keyPairFacts(short, name, out)
 	case strings.HasPrefix(name, "keys/"):
 		print, err := e.fingerprint()
-		out.Keys = append(out.Keys, inventory.Key{Name: strings.TrimPrefix(name, "keys/"), Fingerprint: hex.EncodeToString(print), Generation: e.generation})
+		out.Keys = append(out.Keys, inventory.Key{Name: strings.TrimPrefix(name, "keys/"), State: s.stateOf(name), Fingerprint: hex.EncodeToString(print), Generation: e.generation})
 		return err
 	}
 	return nil
@@ -80,14 +83,27 @@ func (s *Store) keyPairFacts(short, name string, out *inventory.Inventory) error
 	pair := inventory.KeyPair{Name: short}
 	for _, k := range s.keyset(short, name) {
 		e, _ := s.version(name, k.Generation)
-		public, err := x509.ParsePKIXPublicKey(e.data)
+		public, spki, err := e.public()
 		if err != nil {
 			return err
 		}
-		pair.Keyset = append(pair.Keyset, inventory.PublicKey{State: k.State, KeyType: keyTypeOf(public), SPKI: digest(e.data), Generation: k.Generation})
+		pair.Keyset = append(pair.Keyset, inventory.PublicKey{State: k.State, KeyType: keyTypeOf(public), SPKI: digest(spki), Generation: k.Generation})
 	}
 	out.KeyPairs = append(out.KeyPairs, pair)
 	return nil
+}
+
+// public is the public key of an entry, and its SubjectPublicKeyInfo.
+func (e entry) public() (key any, spki []byte, err error) {
+	if e.kind == certificateType {
+		certificate, err := x509.ParseCertificate(e.data)
+		if err != nil {
+			return nil, nil, err
+		}
+		return certificate.PublicKey, certificate.RawSubjectPublicKeyInfo, nil
+	}
+	key, err = x509.ParsePKIXPublicKey(e.data)
+	return key, e.data, err
 }
 
 func factsOf(c *x509.Certificate) inventory.Facts {

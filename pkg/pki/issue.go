@@ -69,6 +69,7 @@ type issuer struct {
 	now     time.Time
 	roots   map[string]*root
 	entries []entry
+	newKeys bool // also where a renewal would keep the key
 }
 
 // newRoots makes the new authorities, and takes the others from the store.
@@ -283,7 +284,7 @@ func keyPairEntries(name string, key crypto.Signer) ([]entry, error) {
 }
 
 func (i *issuer) certificate(c *compile.Cert) ([]entry, error) {
-	key, err := newKey(c.KeyType.V)
+	key, kept, err := i.keyFor(c)
 	if err != nil {
 		return nil, err
 	}
@@ -307,7 +308,21 @@ func (i *issuer) certificate(c *compile.Cert) ([]entry, error) {
 	if err := proves(certificate, c, r); err != nil {
 		return nil, err
 	}
-	return pair("pki/"+c.Name, certificate, key)
+	entries, err := pair("pki/"+c.Name, certificate, key)
+	if kept {
+		entries = append(entries, i.store.moved(c.Name)...)
+	}
+	return entries, err
+}
+
+// keyFor is a new key, or the one that there is where a renewal keeps it.
+func (i *issuer) keyFor(c *compile.Cert) (key crypto.Signer, kept bool, err error) {
+	if _, known := i.store.current("pki/" + c.Name + ".key"); c.KeepKey && known && !i.newKeys {
+		key, err = i.privateKey("pki/" + c.Name + ".key")
+		return key, true, err
+	}
+	key, err = newKey(c.KeyType.V)
+	return key, false, err
 }
 
 // withUsages is a signer of the authority for the usages of one certificate. A

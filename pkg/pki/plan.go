@@ -107,8 +107,8 @@ func MakePlan(c *compile.Cluster, inv *inventory.Inventory, o Options) *Plan {
 	for i := range c.KeyPairs {
 		p.keyPair(&c.KeyPairs[i])
 	}
-	for _, k := range c.Encryption.Keys {
-		p.key(k)
+	for at, k := range c.Encryption.Keys {
+		p.key(k, at == 0)
 	}
 	for _, cert := range c.Certs {
 		p.certificate(cert)
@@ -161,8 +161,17 @@ func (p *planner) keyPair(k *compile.KeyPair) {
 	p.add(DoKeep, KeyPair, k.Name)
 }
 
-func (p *planner) key(k compile.Text) {
-	if p.inv.Key("encryption/"+k.V) == nil {
+// hasKeys says whether something may be encrypted already.
+func (p *planner) hasKeys() bool {
+	return slices.ContainsFunc(p.inv.Keys, func(k inventory.Key) bool { return strings.HasPrefix(k.Name, "encryption/") })
+}
+
+func (p *planner) key(k compile.Text, first bool) {
+	switch {
+	case p.inv.Key("encryption/"+k.V) == nil && first && p.hasKeys():
+		p.add(DoWait, Key, "encryption/"+k.V, Reason{"a new key must stand second until every API server can read with it", k.From})
+		return
+	case p.inv.Key("encryption/"+k.V) == nil:
 		p.add(DoIssue, Key, "encryption/"+k.V, Reason{never, k.From})
 		return
 	}
@@ -178,6 +187,10 @@ func (p *planner) certificate(c *compile.Cert) {
 		return
 	case known == nil:
 		p.add(DoIssue, Certificate, c.Name, Reason{never, c.From})
+		return
+	}
+	if pair := p.inv.KeyPair(c.Name); c.KeepKey && pair != nil && len(pair.Keyset) > 1 {
+		p.add(DoKeep, Certificate, c.Name, Reason{Text: "its key is being rotated"})
 		return
 	}
 	do, reasons := p.compare(c, known)
@@ -229,7 +242,7 @@ func subjectChanges(c *compile.Cert, known *inventory.Certificate) []Reason {
 		{"usages", strings.Join(known.Usages, ", "), origin.Of(strings.Join(c.Usages, ", "), c.From)},
 		{"lifetime", Span(known.NotAfter.Sub(known.NotBefore)), origin.Map(c.Lifetime, Span)},
 	} {
-		if f.was != f.is.V {
+		if f.was != f.is.V && !(c.KeepKey && f.what == "key type") { // it changes by rotation
 			out = append(out, Reason{fmt.Sprintf("%s %s → %s", f.what, orDash(f.was), orDash(f.is.V)), f.is.From})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,6 +43,7 @@ type kept struct {
 
 // state is what becomes of one version in a keyset.
 type state struct {
+	Name       string `json:"name,omitempty"` // where versions have names of their own: encryption keys
 	Generation int    `json:"generation"`
 	State      string `json:"state"`
 }
@@ -287,6 +289,13 @@ var ErrNotIssued = errors.New("has not been issued yet")
 // Material is what stands on a host where the name stands in a rendered file:
 // PEM, or the bytes of a symmetric key, in the encoding of the name.
 func (s *Store) Material(ref secret.Ref) ([]byte, error) {
+	if ref.Version() != 0 {
+		e, ok := s.version(ref.Name(), ref.Version())
+		if !ok {
+			return nil, fmt.Errorf("%s %w", ref.Versioned(), ErrNotIssued)
+		}
+		return e.plain(), nil
+	}
 	if ca, ok := strings.CutPrefix(ref.Name(), "pki/ca/"); ok && strings.HasSuffix(ca, ".crt") {
 		return s.bundle(strings.TrimSuffix(ca, ".crt"))
 	}
@@ -329,7 +338,7 @@ func (s *Store) bundle(ca string) ([]byte, error) {
 func (s *Store) keyset(name, material string) []state {
 	states := slices.Clone(s.keysets[name])
 	if versions := s.entries[material]; len(states) == 0 && len(versions) > 0 {
-		return []state{{versions[len(versions)-1].generation, inventory.Primary}}
+		return []state{{Generation: versions[len(versions)-1].generation, State: inventory.Primary}}
 	}
 	slices.SortStableFunc(states, func(a, b state) int { return rank(a.State) - rank(b.State) })
 	return states
@@ -342,7 +351,7 @@ func rank(s string) int {
 // current is the version of a name that is in use: the primary of its keyset,
 // or the newest.
 func (s *Store) current(name string) (kept, bool) {
-	set := strings.TrimPrefix(strings.TrimSuffix(strings.TrimSuffix(name, ".key"), ".pub"), "pki/")
+	set := strings.TrimPrefix(strings.TrimSuffix(name, path.Ext(name)), "pki/")
 	for _, k := range s.keysets[set] {
 		if k.State == inventory.Primary {
 			return s.version(name, k.Generation)
