@@ -205,9 +205,15 @@ func (w *world) pool(ca string) *x509.CertPool {
 // shake is one TLS handshake in memory, and one byte so that both sides have
 // finished it.
 func (w *world) shake(l *compile.Listener, client, serverCA, name string) error {
-	serverSide := &tls.Config{Certificates: []tls.Certificate{w.pair(l.Cert)}}
+	return w.shakeWith(w, l, client, serverCA, name)
+}
+
+// shakeWith is a handshake with a server that has the material of another
+// world: one that is at another stage of a rotation.
+func (w *world) shakeWith(other *world, l *compile.Listener, client, serverCA, name string) error {
+	serverSide := &tls.Config{Certificates: []tls.Certificate{other.pair(l.Cert)}}
 	if l.ClientCA != "" {
-		serverSide.ClientCAs, serverSide.ClientAuth = w.pool(l.ClientCA), tls.VerifyClientCertIfGiven
+		serverSide.ClientCAs, serverSide.ClientAuth = other.pool(l.ClientCA), tls.VerifyClientCertIfGiven
 	}
 	clientSide := &tls.Config{RootCAs: w.pool(serverCA), ServerName: name}
 	if name == "" {
@@ -445,6 +451,15 @@ func TestCertificatesAreNarrow(t *testing.T) {
 			t.Errorf("the key of %s would be on hosts", ca.Name)
 		}
 	}
+}
+
+func parsedInventory(t testing.TB, text []byte) *inventory.Inventory {
+	t.Helper()
+	inv, err := inventory.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inv
 }
 
 func parsed(t testing.TB, text []byte) *x509.Certificate {
