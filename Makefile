@@ -22,7 +22,7 @@ lint: ## run golangci-lint with .golangci.yml, where it is installed
 	golangci-lint run ./...
 
 golden: ## rewrite golden/ (fails once, so that an update cannot pass unseen)
-	$(GO) test ./golden -update
+	status=0; $(GO) test ./golden -update || status=1; $(GO) test ./cmd/kthwc -run TestRotationGoldens -update-rotations || status=1; exit $$status
 
 docs: ## write the generated pages of docs/
 	$(GO) generate ./internal/docs
