@@ -40,9 +40,9 @@ type materialChanges struct {
 	known  bool // that anything was issued
 }
 
-// facts are the public facts, where there are any. Files can be compared
+// issuedIfAny is the public facts, where there are any. Files can be compared
 // without them, so those that cannot be read are said and left out.
-func (s *session) facts(cluster string) *inventory.Inventory {
+func (s *session) issuedIfAny(cluster string) *inventory.Inventory {
 	inv, err := s.published(cluster)
 	if err != nil {
 		fmt.Fprintf(s.err, "certificates: not compared: %v\n", err)
@@ -52,7 +52,7 @@ func (s *session) facts(cluster string) *inventory.Inventory {
 
 // pending compares the cluster with the public facts alone.
 func (s *session) pending(b *built) materialChanges {
-	return s.against(s.facts(b.cluster.Name.V), b)
+	return s.against(s.issuedIfAny(b.cluster.Name.V), b)
 }
 
 func (s *session) against(inv *inventory.Inventory, b *built) materialChanges {
@@ -70,14 +70,14 @@ func (s *session) pendingIn(dir string) (materialChanges, error) {
 	if err != nil {
 		return materialChanges{}, err
 	}
-	inv := s.facts(schema.Peek(source, text).Text("metadata.name"))
+	inv := s.issuedIfAny(schema.Peek(source, text).Text("metadata.name"))
 	if inv == nil {
 		return materialChanges{}, nil
 	}
 	b := &built{}
 	b.doc, b.faults = schema.Load(source, text)
 	if b.doc != nil {
-		b.cluster, b.faults = compile.Compile(b.doc, compile.Facts{})
+		b.cluster, b.faults = compile.Compile(b.doc, compile.Facts{Inventory: inv})
 	}
 	if b.cluster == nil || b.faults.HasErrors() {
 		fmt.Fprintf(s.err, "certificates: not compared: %s has mistakes\n", source)

@@ -57,11 +57,17 @@ func (s *session) open(name string) (*pki.Store, error) {
 // issued is the public facts: those of the store where there is one, and
 // otherwise inventory.yaml, so that keys need not be at hand.
 func (s *session) issued(b *built) (*inventory.Inventory, *pki.Store, error) {
-	store, err := s.store(b)
+	return s.newest(b.cluster.Name.V)
+}
+
+// newest is what inventory.yaml says, or the store where that is as new: a
+// command may have been stopped between writing the one and the other.
+func (s *session) newest(cluster string) (*inventory.Inventory, *pki.Store, error) {
+	store, err := s.open(cluster)
 	if err != nil {
 		return nil, nil, err
 	}
-	inv, err := s.published(b.cluster.Name.V)
+	inv, err := s.published(cluster)
 	if err != nil || inv != nil && store.Generation() < inv.Generation {
 		return inv, store, err
 	}
@@ -69,18 +75,9 @@ func (s *session) issued(b *built) (*inventory.Inventory, *pki.Store, error) {
 	return inv, store, err
 }
 
-// facts are the committed public files beside cluster.yaml. Where there is no
-// inventory.yaml, what the store says stands for it.
+// facts are what is known of the cluster beside its file.
 func (s *session) facts(cluster string) (compile.Facts, error) {
-	inv, err := s.published(cluster)
-	if err != nil || inv != nil {
-		return compile.Facts{Inventory: inv}, err
-	}
-	store, err := s.open(cluster)
-	if err != nil || store.Generation() == 0 {
-		return compile.Facts{}, err
-	}
-	inv, err = store.Inventory()
+	inv, _, err := s.newest(cluster)
 	return compile.Facts{Inventory: inv}, err
 }
 

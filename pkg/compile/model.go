@@ -79,7 +79,7 @@ type Cluster struct {
 	Units     []ExtraUnit
 	Overlays  []Text // jsonnet files, relative to the directory of cluster.yaml
 
-	signerAlone bool // the controller manager's signer has a file of its own
+	signerAlone origin.Origin // not zero: the controller manager's signer has a file of its own
 }
 
 // Network is the address plan. Slices hold one entry, or IPv4 and IPv6.

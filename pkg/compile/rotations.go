@@ -46,7 +46,7 @@ func (r *resolver) tokenKeys() {
 	if certificate {
 		ref = secret.Cert(name)
 	}
-	from := origin.Fixed("service-account-trusted")
+	from := origin.Join(origin.Fixed("service-account-trusted"), origin.Inventory(name))
 	for _, k := range pair.Keyset {
 		if k.State != inventory.Trusted {
 			continue
@@ -83,17 +83,17 @@ func (r *resolver) signer(ca *CA) {
 	if len(ca.Keys) == 0 || known == nil || len(known.Verifying()) < 2 {
 		return
 	}
-	ca.Signer = TrustedKey{Ref: secret.Bundle(ca.Name).At(known.Primary().Generation), Generation: known.Primary().Generation, From: origin.Fixed("ca-signer")}
+	ca.Signer = TrustedKey{Ref: secret.Bundle(ca.Name).At(known.Primary().Generation), Generation: known.Primary().Generation, From: origin.Join(origin.Fixed("ca-signer"), origin.Inventory("ca/"+ca.Name))}
 	for _, n := range r.c.controllers() {
 		ca.Signer.Files = r.c.destinations(ca.Signer.Files, n, n.AsController, "ca/signer")
 	}
-	r.c.signerAlone = true
+	r.c.signerAlone = ca.Signer.From
 }
 
 // signerCertificate is the file of --cluster-signing-cert-file.
 func signerCertificate(c *Cluster, n *Node, fixed origin.Origin) Text {
-	if c.signerAlone {
-		return origin.Of(c.Path("ca/signer", n), origin.Join(fixed, origin.Fixed("ca-signer")))
+	if !c.signerAlone.IsZero() {
+		return origin.Of(c.Path("ca/signer", n), origin.Join(fixed, c.signerAlone))
 	}
 	return origin.Of(c.Path("ca/kubernetes-client", n), fixed)
 }

@@ -33,6 +33,7 @@ func (c *comparison) because(from, to origin.Origin) []Cause {
 		return innermost(out)
 	}
 	for _, only := range []func(string) bool{
+		func(s string) bool { return strings.HasPrefix(s, origin.PrefixInventory) },
 		func(s string) bool { return from.Has(s) != to.Has(s) && !strings.HasPrefix(s, origin.PrefixFixed) },
 		func(s string) bool { return strings.HasPrefix(s, origin.PrefixOverlay) },
 		func(s string) bool { return strings.HasPrefix(s, origin.PrefixRow) },
@@ -60,11 +61,14 @@ func innermost(causes []Cause) []Cause {
 	})
 }
 
+// otherPrefixes are those of sources that no cluster.yaml writes.
+var otherPrefixes = []string{origin.PrefixRow, origin.PrefixFixed, origin.PrefixOverlay, origin.PrefixInventory}
+
 // field says whether the field of cluster.yaml behind a source is written
 // differently in the two files.
 func (c *comparison) field(source string) (Cause, bool) {
 	path := strings.TrimPrefix(source, origin.PrefixDefault)
-	if strings.HasPrefix(path, origin.PrefixRow) || strings.HasPrefix(path, origin.PrefixFixed) || strings.HasPrefix(path, origin.PrefixOverlay) {
+	if slices.ContainsFunc(otherPrefixes, func(p string) bool { return strings.HasPrefix(path, p) }) {
 		return Cause{}, false
 	}
 	was, is := c.from.Doc.Written(path), c.to.Doc.Written(path)

@@ -7,6 +7,7 @@
 //	default:spec.network.podCIDR      the schema's default for a field that was left out
 //	row:kubelet-network-plugin        a row of the version table
 //	overlay:overlays/gpu.jsonnet      a user's overlay
+//	inventory:service-account         what inventory.yaml says of a keyset
 //	fixed:unit-restart                a constant, with its reason in the text table
 //
 // It promises that equal sets are equal values (Origin is comparable and
@@ -23,10 +24,11 @@ import (
 
 // Prefixes of the kinds of source; a source without one is a field path.
 const (
-	PrefixDefault = "default:"
-	PrefixRow     = "row:"
-	PrefixOverlay = "overlay:"
-	PrefixFixed   = "fixed:"
+	PrefixDefault   = "default:"
+	PrefixRow       = "row:"
+	PrefixOverlay   = "overlay:"
+	PrefixInventory = "inventory:"
+	PrefixFixed     = "fixed:"
 )
 
 // Origin is a set of sources. The zero Origin is the empty set.
@@ -45,6 +47,9 @@ func Row(id string) Origin { return of(PrefixRow + id) }
 
 // Overlay is the origin of text that a user's overlay file produced.
 func Overlay(file string) Origin { return of(PrefixOverlay + file) }
+
+// Inventory is the origin of what follows from the states of a keyset's keys.
+func Inventory(keyset string) Origin { return of(PrefixInventory + keyset) }
 
 // Fixed is the origin of a constant; id names its reason in the text table.
 func Fixed(id string) Origin { return of(PrefixFixed + id) }

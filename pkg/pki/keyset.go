@@ -129,7 +129,7 @@ func (s *Store) advance(k Keyset, states []state, entries ...entry) error {
 	if err != nil {
 		return err
 	}
-	return s.commit(append(entries, entry{k.key(), keysetType, data}))
+	return s.commit(append(entries, entry{name: k.key(), kind: keysetType, data: data}))
 }
 
 // moved is the keyset of a pair whose primary is written again: its primary is
@@ -145,7 +145,7 @@ func (s *Store) moved(name string) []entry {
 		}
 	}
 	data, _ := json.Marshal(states) // strings and numbers only: it cannot fail
-	return []entry{{name, keysetType, data}}
+	return []entry{{name: name, kind: keysetType, data: data}}
 }
 
 // stateOf is the state of an encryption key; "" before the first rotation.

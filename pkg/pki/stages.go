@@ -102,11 +102,10 @@ func steps(c *compile.Cluster, ca string, uses ...use) []Step {
 		if do == "" {
 			continue
 		}
-		if do == restart && row.pace != "" {
-			do += ", " + row.pace
-		}
 		s := Step{Who: cmp.Or(row.unit, row.component), On: nodes, Do: do, Gate: row.gate, Why: row.why}
 		switch do {
+		case restart:
+			s.Do, s.Gate = paced(c, row)
 		case itself:
 			s.Gate = ""
 		case rereads:
@@ -117,6 +116,31 @@ func steps(c *compile.Cluster, ca string, uses ...use) []Step {
 		}
 	}
 	return out
+}
+
+// paced is a restart of a component, and its gate. The only one of its kind
+// cannot be restarted without an outage.
+func paced(c *compile.Cluster, row *turnRow) (do, gate string) {
+	seconds := map[string]int{"etcd": etcdSeconds, "etcd-peer": etcdSeconds, "kube-apiserver": serverSeconds}[row.component]
+	switch {
+	case len(c.Etcd.Members) > 1 || seconds == 0:
+		return restart + ", " + row.pace, row.gate
+	case row.component == "kube-apiserver":
+		return alone(seconds), row.gate
+	}
+	return alone(seconds), "it is healthy and answers a linearizable read"
+}
+
+func alone(seconds int) string {
+	return fmt.Sprintf("%s: it is the only one, so the API is away for about %d s", restart, seconds)
+}
+
+// serverRestart is a restart of the API servers.
+func serverRestart(c *compile.Cluster) string {
+	if len(c.Etcd.Members) == 1 {
+		return alone(serverSeconds)
+	}
+	return restart + ", one at a time"
 }
 
 // strongest is what a component must do for all its uses, and where.
@@ -202,7 +226,7 @@ func tokenLife(c *compile.Cluster) string {
 
 func tokenStages(c *compile.Cluster) []Stage {
 	servers := func(gate, why string) Step {
-		return Step{Who: "kube-apiserver", On: controllers(c), Do: "restart, one at a time", Gate: "/readyz of this server; " + gate, Why: why}
+		return Step{Who: "kube-apiserver", On: controllers(c), Do: serverRestart(c), Gate: "/readyz of this server; " + gate, Why: why}
 	}
 	notRead := "public keys are read at the start only"
 	return []Stage{
@@ -221,7 +245,7 @@ func tokenStages(c *compile.Cluster) []Stage {
 }
 
 func encryptionStages(c *compile.Cluster) []Stage {
-	servers := Step{Who: "kube-apiserver", On: controllers(c), Do: "restart, one at a time", Gate: "/readyz of this server; its start is later than the file"}
+	servers := Step{Who: "kube-apiserver", On: controllers(c), Do: serverRestart(c), Gate: "/readyz of this server; its start is later than the file"}
 	if c.Profile.V != schema.Tutorial {
 		servers.Do = "nothing to do: wait 2 min, two of its polls"
 		servers.Gate = "apiserver_encryption_config_controller_automatic_reload_last_config_info of every server has the hash of the new file"
@@ -276,38 +300,53 @@ const (
 // inEmergency skips the overlap, in the order etcd, API servers, nodes: somebody
 // else has the key, and may use it as long as it is trusted.
 func (r *Rotation) inEmergency(c *compile.Cluster, k Keyset) {
-	workers := 0
-	for _, n := range c.Nodes {
-		if n.Worker {
-			workers++
-		}
-	}
-	servers := len(c.Etcd.Members) * serverSeconds
-	nodes := (workers + nodeBatch - 1) / nodeBatch * nodeSeconds
 	replace := Stage{Number: replaceStage, Name: "replace", Does: "makes a new key, lets it sign, and trusts the old one no more, in one step"}
 	switch k.Kind {
 	case RotateEncryption:
-		r.Stages = encryptionStages(c)
 		r.Outage = "none, and no short way: data that the old key encrypted must be written again before it may go"
 		return
 	case RotateServiceAccount:
 		replace.Steps = []Step{
-			{Who: "kube-apiserver", On: controllers(c), Do: "restart, all at once", Gate: "/readyz of every server; its JWKS lists the new key alone"},
-			{Who: "kube-controller-manager", On: controllers(c), Do: "restart, all at once", Gate: "a leader is elected"},
+			{Who: "kube-apiserver", On: controllers(c), Do: together, Gate: "/readyz of every server; its JWKS lists the new key alone"},
+			{Who: "kube-controller-manager", On: controllers(c), Do: together, Gate: "a leader is elected"},
 			{Who: "you", Do: "restart every pod that uses the API, system pods first", Why: "every token is refused from now on"},
 		}
-		r.Outage = fmt.Sprintf("about %d s without the API; then every pod's token is refused until its pod is restarted or the kubelet renews it (up to 1 h); running pods serve on", serverSeconds)
+		r.Outage = fmt.Sprintf("about %d s without the API; then every pod's token is refused until its pod is restarted or the kubelet renews it (up to an hour); running pods serve on", serverSeconds)
 	default:
 		replace.Steps = steps(c, k.Name, servesWith, presents, verifiesClients, verifiesServers)
-		for i := range replace.Steps {
-			if s := &replace.Steps[i]; strings.HasPrefix(s.Do, restart) && (s.Who == "etcd" || s.Who == "kube-apiserver") {
-				s.Do, s.Why = "restart, all at once", "old and new do not accept one another: a rolling restart would only last longer"
-			}
-		}
-		r.Outage = fmt.Sprintf("about %s: etcd %d s, %d API servers and what is beside them up to %d s, %d workers in batches of %d up to %d s; meanwhile no writes, no logs and exec, no rescheduling; running pods serve on",
-			seconds(etcdSeconds+servers+nodes), etcdSeconds, len(c.Etcd.Members), servers, workers, nodeBatch, nodes)
+		r.Outage = outage(replace.Steps)
 	}
 	r.Stages = []Stage{replace, {Number: 4, Name: "drop", Does: "forgets the old key; it stays in its generation of the store, to be destroyed by you", Confirm: true}}
+}
+
+const together = restart + ", all at once"
+
+// outage lets etcd and the API servers restart all at once, and adds up what
+// the restarts take.
+func outage(steps []Step) string {
+	total, parts, workers := 0, []string(nil), 0
+	for i := range steps {
+		s := &steps[i]
+		took := map[string]int{"etcd": etcdSeconds, "kube-apiserver": serverSeconds}[s.Who]
+		if !strings.HasPrefix(s.Do, restart) {
+			continue
+		}
+		if s.Who == "kubelet" || s.Who == "kube-proxy" {
+			workers = max(workers, len(s.On))
+		}
+		if took > 0 {
+			total += took
+			parts = append(parts, fmt.Sprintf("%s %d s", s.Who, took))
+			s.Do, s.Gate = together, "every one is healthy again"
+			s.Why = "old and new do not accept one another: a rolling restart would only last longer"
+		}
+	}
+	if workers > 0 {
+		took := (workers + nodeBatch - 1) / nodeBatch * nodeSeconds
+		total += took
+		parts = append(parts, fmt.Sprintf("workers in batches of %d up to %s", nodeBatch, seconds(took)))
+	}
+	return fmt.Sprintf("about %s: %s; meanwhile no writes, no logs and exec, no rescheduling; running pods serve on", seconds(total), strings.Join(parts, ", "))
 }
 
 // seconds writes a number of seconds in minutes where it has some.

@@ -18,7 +18,7 @@ type Use struct {
 	Why       string    `json:"why"`
 	Showings  []Showing `json:"showings,omitempty"` // of an authority: those that are judged by it
 	Apart     string    `json:"apart,omitempty"`    // why nobody in the cluster shows it or is shown it; "" if somebody is
-	Files     []Holder    `json:"files,omitempty"`
+	Files     []Holder  `json:"files,omitempty"`
 	Waits     []Reason  `json:"waits,omitempty"` // why it cannot be issued yet
 }
 

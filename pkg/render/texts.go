@@ -90,6 +90,9 @@ func Because(source string, release *schema.Release) (text string, ok bool) {
 	if path, ok := strings.CutPrefix(source, origin.PrefixDefault); ok {
 		return fmt.Sprintf("default of %s: %s", path, schema.Doc(path)), true
 	}
+	if keyset, ok := strings.CutPrefix(source, origin.PrefixInventory); ok {
+		return fmt.Sprintf("inventory.yaml: the rotation of %s", keyset), true
+	}
 	if file, ok := strings.CutPrefix(source, origin.PrefixOverlay); ok {
 		return "the overlay " + file, true
 	}
