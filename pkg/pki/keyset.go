@@ -116,7 +116,7 @@ func (s *Store) states(c *compile.Cluster, k Keyset) ([]state, error) {
 	}
 	var out []state
 	for _, v := range versionsOf(c, inv, k) {
-		out = append(out, state{v.Name, v.Generation, v.State})
+		out = append(out, state(v))
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("the %s %s %w", k.Kind, k.Name, ErrNotIssued)

@@ -165,7 +165,9 @@ func encryptionVersions(c *compile.Cluster, inv *inventory.Inventory) []Version 
 			out = append(out, Version{name, k.Generation, k.State})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b Version) int { return cmp.Compare(a.Generation, b.Generation) })
+	slices.SortStableFunc(out, func(a, b Version) int {
+		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(place(c, a.Name), place(c, b.Name)))
+	})
 	hasPrimary := slices.ContainsFunc(out, func(v Version) bool { return v.State == inventory.Primary })
 	for i := range out {
 		switch {
@@ -179,11 +181,15 @@ func encryptionVersions(c *compile.Cluster, inv *inventory.Inventory) []Version 
 	return out
 }
 
-func lists(c *compile.Cluster, key string) bool {
-	return slices.ContainsFunc(c.Encryption.Keys, func(k compile.Text) bool { return k.V == key })
+// place is where spec.encryption.keys lists a key; -1 if it does not.
+func place(c *compile.Cluster, key string) int {
+	return slices.IndexFunc(c.Encryption.Keys, func(k compile.Text) bool { return k.V == key })
 }
 
-// position is how many stages the store has done.
+func lists(c *compile.Cluster, key string) bool { return place(c, key) >= 0 }
+
+// position is how many stages the store has done. Keys that were made together,
+// as the first encryption keys may be, are no rotation.
 func position(versions []Version) int {
 	primary := 0
 	for _, v := range versions {
@@ -198,7 +204,7 @@ func position(versions []Version) int {
 			return 3
 		case v.State == inventory.Trusted && v.Generation > primary:
 			return 1
-		case v.State == inventory.Trusted:
+		case v.State == inventory.Trusted && v.Generation < primary:
 			done = 2
 		}
 	}

@@ -233,6 +233,28 @@ func TestPromotionIsResumed(t *testing.T) {
 	r.advance(k, 3, false)
 }
 
+// A leaf that is renewed in the middle of a rotation is signed by the key that
+// signs then, which hosts at the stage before trust too.
+func TestLeavesAreSignedByThePrimary(t *testing.T) {
+	r := newRotator(t, example(t, "golden/single-node/cluster.yaml"))
+	before := r.at(0)
+	for stage := 1; stage <= 3; stage++ {
+		r.advance(pki.Keyset{Kind: pki.RotateCA, Name: "etcd"}, stage, false)
+		for _, cert := range before.c.Certs {
+			if cert.CA == "etcd" {
+				r.advance(pki.Keyset{Kind: pki.RotateLeaf, Name: cert.Name}, 1, false)
+			}
+		}
+		now := r.at(stage)
+		for _, pair := range [][2]*moment{{before, now}, {now, before}, {now, now}} {
+			if failed, _ := failures(pair[0], pair[1]); len(failed) > 0 {
+				t.Errorf("stage %d: %.300s", stage, strings.Join(failed, "\n"))
+			}
+		}
+		before = now
+	}
+}
+
 // Rotations are done one at a time.
 func TestOneRotationAtATime(t *testing.T) {
 	r := newRotator(t, example(t, "golden/single-node/cluster.yaml"))
@@ -454,6 +476,18 @@ func TestEncryptionKeysAreListedInStep(t *testing.T) {
 			}
 		}
 	}
+	two := newRotator(t, keys("b, a"))
+	for _, k := range []pki.Keyset{{Kind: pki.RotateEncryption}, {Kind: pki.RotateCA, Name: "etcd"}} {
+		two.source = keys("b, a, c")
+		c := model(t, two.source)
+		rotation, err := pki.MakeRotation(c, facts(t, open(t, two.dir, c)), k, false)
+		if err != nil || rotation.Done != 0 || rotation.Check(1, "") != nil {
+			t.Errorf("two keys from the beginning are taken for a rotation: %+v", rotation)
+		}
+	}
+	two.advance(pki.Keyset{Kind: pki.RotateEncryption}, 1, false)
+	two.source = keys("c, b, a")
+	two.advance(pki.Keyset{Kind: pki.RotateEncryption}, 2, false)
 	r := newRotator(t, keys("key1"))
 	c := model(t, keys("key2, key1"))
 	plan := pki.MakePlan(c, facts(t, open(t, r.dir, c)), pki.Options{Now: time.Now()})
