@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kthwc/kthwc/internal/names"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/inventory"
 	"github.com/kthwc/kthwc/pkg/pki"
@@ -197,7 +198,7 @@ func (p *rotationPrinter) stage(stage *pki.Stage) {
 	for n, step := range stage.Steps {
 		where := ""
 		if len(step.On) > 0 {
-			where = " on " + ranges(step.On)
+			where = " on " + names.Ranges(step.On)
 		}
 		p.line(2, "%d. %s%s: %s", n+1, step.Who, where, step.Do)
 		if step.Gate != "" {

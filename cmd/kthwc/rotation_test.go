@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	udiff "github.com/rogpeppe/go-internal/diff"
 
+	"github.com/kthwc/kthwc/internal/names"
 	"github.com/kthwc/kthwc/pkg/inventory"
 	"github.com/kthwc/kthwc/pkg/pki"
 	"github.com/kthwc/kthwc/pkg/secret"
@@ -138,7 +139,7 @@ func (h *host) standing(stage int) []string {
 		}
 	}
 	for i, line := range order {
-		order[i] = ranges(nodes[line]) + ":" + line
+		order[i] = names.Ranges(nodes[line]) + ":" + line
 	}
 	slices.Sort(order)
 	return order

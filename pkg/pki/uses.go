@@ -99,7 +99,7 @@ func (u *Use) Restarts() []Party {
 // whom, who judges it by what, where it lies, and who reads it there. It reads
 // the model alone: what overlays change in rendered files it cannot know.
 func Uses(c *compile.Cluster) []Use {
-	s := &survey{c: c, readers: map[place][]Reader{}, showings: map[string][]Showing{}, known: map[Showing]bool{}}
+	s := &survey{c: c, readers: map[spot][]Reader{}, showings: map[string][]Showing{}, known: map[Showing]bool{}}
 	for _, n := range c.Nodes {
 		s.read(n)
 	}
@@ -120,13 +120,13 @@ func Uses(c *compile.Cluster) []Use {
 	return out
 }
 
-// place is a path on a node.
-type place struct{ node, path string }
+// spot is a path on a node.
+type spot struct{ node, path string }
 
 // survey is the state of one Uses.
 type survey struct {
 	c        *compile.Cluster
-	readers  map[place][]Reader
+	readers  map[spot][]Reader
 	showings map[string][]Showing // by certificate
 	all      []Showing
 	known    map[Showing]bool
@@ -193,7 +193,7 @@ func (s *survey) patched(row fieldRow) (path string, ok bool) {
 }
 
 func (s *survey) add(n *compile.Node, path, component, field, in string, flags map[string]string) {
-	at := place{n.Name.V, path}
+	at := spot{n.Name.V, path}
 	pickup, reference := pickupOf(component, field, flags)
 	s.readers[at] = append(s.readers[at], Reader{component, field, in, pickup, reference})
 }
@@ -213,12 +213,12 @@ func party(component, node string) Party {
 
 // dials notes both ends of every connection that has TLS.
 func (s *survey) dials() {
-	servers := map[place][]*compile.Listener{}
+	servers := map[spot][]*compile.Listener{}
 	for i := range s.c.Listeners {
 		l := &s.c.Listeners[i]
 		if l.Cert != "" && l.Cert != compile.SelfSigned {
 			for _, node := range []string{l.Node, ""} {
-				servers[place{node, l.Component}] = append(servers[place{node, l.Component}], l)
+				servers[spot{node, l.Component}] = append(servers[spot{node, l.Component}], l)
 			}
 		}
 	}
@@ -227,7 +227,7 @@ func (s *survey) dials() {
 		if passers[d.Component] {
 			continue
 		}
-		for _, l := range servers[place{d.ToNode, d.To}] {
+		for _, l := range servers[spot{d.ToNode, d.To}] {
 			s.connection(d, l)
 		}
 	}
@@ -301,14 +301,14 @@ func (s *survey) certificate(cert *compile.Cert) Use {
 func (s *survey) files(holds string, at []compile.Destination) []Holder {
 	out := make([]Holder, 0, len(at))
 	for _, d := range at {
-		out = append(out, Holder{d.Node, d.Path, holds, s.readers[place{d.Node, d.Path}], d.From})
+		out = append(out, Holder{d.Node, d.Path, holds, s.readers[spot{d.Node, d.Path}], d.From})
 	}
 	return out
 }
 
 // kubeconfig is the file that embeds material; the operator's is kubectl's.
 func (s *survey) kubeconfig(k *compile.Kubeconfig) Holder {
-	readers := s.readers[place{k.Node, k.Path}]
+	readers := s.readers[spot{k.Node, k.Path}]
 	if k.Node == "" {
 		pickup, reference := pickupOf("kubectl", "--kubeconfig", nil)
 		readers = []Reader{{"kubectl", "--kubeconfig", "", pickup, reference}}
