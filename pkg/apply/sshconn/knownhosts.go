@@ -223,15 +223,16 @@ func (t *trust) notRevoked(key ssh.PublicKey) error {
 	return nil
 }
 
+// checkCertificate judges a host's certificate. One of an authority that we do
+// not know says nothing: then the host's key counts, as with ssh.
 func (t *trust) checkCertificate(cert *ssh.Certificate) error {
-	checker := ssh.CertChecker{IsHostAuthority: func(authority ssh.PublicKey, _ string) bool {
-		for _, k := range t.with("cert-authority") {
-			if bytes.Equal(k.blob, authority.Marshal()) {
-				return true
-			}
-		}
-		return false
-	}}
+	isAuthority := func(authority ssh.PublicKey, _ string) bool {
+		return slices.ContainsFunc(t.with("cert-authority"), func(k knownKey) bool { return bytes.Equal(k.blob, authority.Marshal()) })
+	}
+	if !isAuthority(cert.SignatureKey, t.host) {
+		return t.check(t.host, nil, cert.Key)
+	}
+	checker := ssh.CertChecker{IsHostAuthority: isAuthority}
 	err := checker.CheckHostKey(net.JoinHostPort(t.host, "22"), nil, cert)
 	if err == nil && len(cert.ValidPrincipals) == 0 {
 		err = errors.New("it is for no host in particular")

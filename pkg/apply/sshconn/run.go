@@ -46,10 +46,6 @@ type Result struct {
 const (
 	boot = `read -r _ _ _ _ group _ </proc/$$/stat; printf "\n%s\n" "$1"; printf "\n%s %s\n" "$1" "$group" >&2; eval "$(head -c "$2")"`
 
-	plainLine = "exec env LC_ALL=C /bin/sh -c '" + boot + "' kthwc %s %d"
-	sudoLine  = "exec env LC_ALL=C sudo -n -- /bin/sh -c '" + boot + "' kthwc %s %d"
-	askLine   = "exec env LC_ALL=C sudo -S -p ask-%[1]s: -- /bin/sh -c '" + boot + "' kthwc %[1]s %[2]d"
-
 	outputMost = 1 << 20
 	noiseMost  = 64 << 10 // greetings of login shells, lectures of sudo
 )
@@ -155,15 +151,16 @@ func (c *Conn) newRun(cmd Command, program string, session *ssh.Session, cancel 
 	return r
 }
 
+// line is what the login shell gets.
 func (r *run) line() string {
-	format := plainLine
+	sudo := ""
 	switch {
 	case r.cmd.Sudo && r.conn.options.SudoPassword != nil:
-		format = askLine
+		sudo = "sudo -S -p " + r.question() + " -- "
 	case r.cmd.Sudo:
-		format = sudoLine
+		sudo = "sudo -n -- "
 	}
-	return fmt.Sprintf(format, r.token, len(r.program))
+	return fmt.Sprintf("exec env LC_ALL=C %s/bin/sh -c '%s' kthwc %s %d", sudo, boot, r.token, len(r.program))
 }
 
 // question is what sudo prints where it asks for the password.
