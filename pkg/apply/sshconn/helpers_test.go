@@ -290,3 +290,10 @@ func freePort(t testing.TB) string {
 
 // knownLine is the world's own key as a known_hosts line without the name.
 func knownLine(w *world) string { return string(ssh.MarshalAuthorizedKey(w.key.PublicKey())) }
+
+// bashLine gives a line to a shell, as sshd does, and an input that ends.
+func bashLine(line, input string) error {
+	cmd := exec.Command("/bin/sh", "-c", line)
+	cmd.Stdin = strings.NewReader(input)
+	return cmd.Run()
+}

@@ -2,6 +2,7 @@ package sshconn
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -50,6 +51,7 @@ func TestCommands(t *testing.T) {
 		expect(t, err, Killed, "SIGKILL")
 	})
 	t.Run("words arrive as they are", func(t *testing.T) {
+		_ = flag.Set("rapid.checks", "30") // each is two commands on a real server
 		rapid.Check(t, func(rt *rapid.T) {
 			words := rapid.SliceOfN(rapid.StringMatching(`[^\x00]{0,20}`), 1, 4).Draw(rt, "words")
 			for _, cmd := range []Command{
