@@ -1,0 +1,3 @@
+module github.com/kthwc/kthwc/lab/artifacts/images
+
+go 1.26.0
