@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"crypto/sha256"
 	"embed"
 	"encoding/json"
 	"fmt"
@@ -89,6 +90,9 @@ var AllVersions = lazily(func() Versions {
 	_ = json.Unmarshal(versionsJSON, &v) // a test compares it with versions.cue
 	return v
 })
+
+// Revision names the state of the version table: 12 digits of its SHA-256.
+func Revision() string { return fmt.Sprintf("%x", sha256.Sum256(versionsJSON))[:12] }
 
 // Supported lists the minors that can be rendered, oldest first: "1.21".
 func Supported() []string {

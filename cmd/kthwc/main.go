@@ -48,7 +48,8 @@ const (
 	exitFailure   = 1
 	exitPending   = 2
 	exitInvalid   = 3
-	exitRefused   = 4 // a gate that must pass first
+	exitRefused   = 4 // a check or a gate that must pass first
+	exitLocked    = 5
 	exitThreshold = 8
 	exitUsage     = 64
 )
@@ -76,7 +77,7 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newVersions, newMan, newVersion,
+	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newVersions, newMan, newVersion,
 }
 
 // newRoot is the command with all its verbs.

@@ -15,9 +15,10 @@ import (
 
 // Bounds of what is unpacked: a small archive can hold a large file.
 const (
-	maxMember  = 1 << 30
-	maxMembers = 256
-	maxEntries = 10_000
+	maxMember   = 1 << 30
+	maxUnpacked = 4 << 30
+	maxMembers  = 256
+	maxEntries  = 10_000
 )
 
 // everyProgram, as a member's path, means every executable file of the archive.
@@ -38,7 +39,7 @@ func eachMember(archive io.Reader, wanted string, use func(name string, content 
 	if err != nil {
 		return fmt.Errorf("it is not a gzip archive: %w", err)
 	}
-	reader := tar.NewReader(unzipped)
+	reader := tar.NewReader(io.LimitReader(unzipped, maxUnpacked))
 	var seen []string
 	for entries := 0; ; entries++ {
 		header, err := reader.Next()
