@@ -122,10 +122,14 @@ func (d *download) attempt(ctx context.Context) error {
 	if offset, err = d.begin(response, offset); err != nil {
 		return err
 	}
+	body := bufio.NewReaderSize(&counted{from: response.Body, touch: d.c.watch(cancel), report: d.c.Progress, done: offset, total: max(d.want.Size, offset+response.ContentLength)}, 64<<10)
+	if head, _ := body.Peek(512); offset == 0 && isPage(head) { // an error comes again when the rest is read
+		return webPage(d.url)
+	}
 	if err := d.checkLength(response, offset); err != nil {
 		return err
 	}
-	return d.copy(response, offset, d.c.watch(cancel))
+	return d.copy(ctx, body, offset)
 }
 
 func (d *download) restart() (int64, error) {
@@ -180,21 +184,16 @@ func (d *download) checkLength(r *http.Response, offset int64) error {
 	return nil
 }
 
-// copy writes the body after what is there. The first bytes show whether it is
-// a web page.
-func (d *download) copy(r *http.Response, offset int64, touch func()) error {
+// copy writes the body after what is there.
+func (d *download) copy(ctx context.Context, body io.Reader, offset int64) error {
 	most := int64(maxDownload)
 	if d.want.Size > 0 {
 		most = d.want.Size
 	}
-	body := bufio.NewReaderSize(&counted{from: io.LimitReader(r.Body, most-offset+1), touch: touch, report: d.c.Progress, done: offset, total: max(d.want.Size, offset+r.ContentLength)}, 64<<10)
-	if head, _ := body.Peek(512); offset == 0 && isPage(head) {
-		return webPage(d.url)
-	}
-	n, err := io.Copy(d.file, body)
+	n, err := io.Copy(d.file, io.LimitReader(body, most-offset+1))
 	switch {
-	case err != nil && r.Request.Context().Err() != nil:
-		return d.c.interrupted(r.Request.Context())
+	case err != nil && ctx.Err() != nil:
+		return d.c.interrupted(ctx)
 	case err != nil:
 		return passing{fmt.Errorf("the connection broke after %d bytes: %w", offset+n, err)}
 	case offset+n > most:
@@ -324,7 +323,7 @@ func (c *Client) unreached(ctx context.Context, address string, err error) error
 	case errors.As(err, &certificate):
 		return fault("a sign-in page of the network or a proxy that opens TLS may stand between: sign in, or add the proxy's authority to this machine's trust; a mirror of your own is named by --mirror",
 			"%s: the server's certificate is not trusted: %s", address, certificate.Err)
-	case errors.As(err, &plain):
+	case errors.As(err, &plain), errors.Is(err, http.ErrSchemeMismatch):
 		return fault("a sign-in page of the network may stand between: open the address in a browser", "%s: the server does not speak TLS", address)
 	}
 	return passing{err}
