@@ -1,7 +1,7 @@
 # kthwc: see README.md. Every target is one line of `make help`.
 GO ?= go
 
-.PHONY: build test check lint golden docs fuzz bench readers help
+.PHONY: build test check lint golden docs fuzz bench readers lab-artifacts help
 
 build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
@@ -10,7 +10,7 @@ test: ## run all tests with the race detector
 	$(GO) test -race ./...
 
 check: test ## everything that CI runs: format, vet on Linux and macOS, staticcheck, generated files
-	@test -z "$$(gofmt -l cmd internal pkg schema readers)" || { echo "not gofmt-ed:"; gofmt -l cmd internal pkg schema readers; exit 1; }
+	@test -z "$$(gofmt -l cmd internal lab pkg schema readers)" || { echo "not gofmt-ed:"; gofmt -l cmd internal lab pkg schema readers; exit 1; }
 	$(GO) vet ./...
 	GOOS=darwin $(GO) vet ./...
 	$(GO) tool staticcheck ./...
@@ -37,6 +37,8 @@ fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./pkg/emit -fuzz FuzzYAML -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzFormats -fuzztime 30s
 	$(GO) test ./pkg/emit -fuzz FuzzUnit -fuzztime 30s
+	$(GO) test ./pkg/artifact -fuzz FuzzLock -fuzztime 30s
+	$(GO) test ./pkg/artifact -fuzz FuzzArchive -fuzztime 30s
 
 bench: ## measure load, build and write at 6, 500 and 5,000 nodes
 	$(GO) test ./internal/bench ./cmd/kthwc -run '^$$' -bench .
@@ -44,5 +46,8 @@ bench: ## measure load, build and write at 6, 500 and 5,000 nodes
 readers: ## build the programs that judge what is rendered (Kubernetes' own code; slow the first time)
 	sh readers/build.sh
 
+lab-artifacts: ## build what a cluster runs (Kubernetes and all that goes with it) into build/artifacts; slow the first time
+	sh lab/artifacts/build.sh
+
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16

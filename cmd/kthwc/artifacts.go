@@ -197,7 +197,7 @@ func (a *artifacts) cacheDir() string {
 
 func (a *artifacts) client() (*artifact.Client, error) {
 	if u, err := url.Parse(a.mirror); a.mirror != "" && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "") {
-		return nil, &exitError{exitUsage, fmt.Sprintf("--mirror %q is not an https address without user and query", a.mirror), "it is written into kthwc.lock, which everybody reads"}
+		return nil, &exitError{exitUsage, "--mirror is not an https address without user and query", "it is written into kthwc.lock, which everybody reads"}
 	}
 	cache, err := artifact.OpenCache(a.cacheDir())
 	if err != nil {

@@ -21,6 +21,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"release": releaseCommand},
 		Setup: func(e *testscript.Env) error {
 			text, err := os.ReadFile("../../examples/cluster.yaml")
 			if err != nil {

@@ -37,6 +37,16 @@ type Entry struct {
 	Members  []Member `yaml:"members,omitempty"`  // what is installed of an archive
 }
 
+// Installed lists what a node gets of the entry: the members of an archive, or
+// the download itself under the artefact's name. Each is in the cache by its
+// own digest.
+func (e Entry) Installed() []Member {
+	if len(e.Members) > 0 {
+		return e.Members
+	}
+	return []Member{{e.Name, e.SHA256, e.Size}}
+}
+
 // Lock is kthwc.lock: every artefact of a cluster by digest.
 type Lock struct {
 	APIVersion string  `yaml:"apiVersion"`

@@ -49,39 +49,36 @@ func (c *Client) unpackAgain(e Entry, member string) error {
 // prove looks into the cached files of an entry: programs are for its
 // architecture, an image is itself.
 func (c *Client) prove(e Entry) error {
-	if e.IsImage() {
-		return c.proveFile(e, e.SHA256, "", func(f io.Reader) error { return checkImage(f, e.Ref(), e.Arch) })
-	}
-	if len(e.Members) == 0 {
-		return c.proveProgram(e, e.SHA256, "")
-	}
-	for _, m := range e.Members {
-		if err := c.proveProgram(e, m.SHA256, m.Path+" of "); err != nil {
+	for _, m := range e.Installed() {
+		check := func(f io.Reader) error { return checkHead(f, e.Arch) }
+		if e.IsImage() {
+			check = func(f io.Reader) error { return checkImage(f, e.Ref(), e.Arch) }
+		}
+		if err := c.proveFile(e, m, check); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Client) proveProgram(e Entry, digest, part string) error {
-	return c.proveFile(e, digest, part, func(f io.Reader) error {
-		head := make([]byte, elfHeader)
-		n, err := io.ReadFull(f, head)
-		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && err != io.EOF {
-			return err
-		}
-		return checkProgram(head[:n], e.Arch)
-	})
+// checkHead reads the beginning of a program and checks it.
+func checkHead(f io.Reader, arch string) error {
+	head := make([]byte, elfHeader)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return checkProgram(head[:n], arch)
 }
 
-func (c *Client) proveFile(e Entry, digest, part string, check func(io.Reader) error) error {
-	f, err := os.Open(c.Cache.Path(digest))
+func (c *Client) proveFile(e Entry, m Member, check func(io.Reader) error) error {
+	f, err := os.Open(c.Cache.Path(m.SHA256))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if err := check(f); err != nil {
-		return mismatch("check the mirror or directory that it came from, and `arch` of the nodes in cluster.yaml", "%s%s: %s", part, e.URL, err)
+		return mismatch("check the mirror or directory that it came from, and `arch` of the nodes in cluster.yaml", "%s of %s: %s", m.Path, e.URL, err)
 	}
 	return nil
 }
