@@ -166,4 +166,15 @@ toolbox() {
 for component in pause toolbox runc etcd cni_plugins crictl containerd coredns kubernetes; do
 	"$component"
 done
+
+# What a user would do with it: pin, prove. Only this machine's architecture is
+# in the example.
+if [ "$arch" = "$machine" ] && [ "$arch" = amd64 ]; then
+	(cd "$root" && go build -o "$work/kthwc" ./cmd/kthwc)
+	prove() {
+		"$work/kthwc" artifacts "$@" -f "$root/examples/lab.yaml" --state "$work/state" --cache "$work/cache" >/dev/null 2>"$work/said" || { cat "$work/said" >&2; exit 1; }
+	}
+	prove lock --from "$out"
+	prove verify
+fi
 say "done: kthwc artifacts lock --from $out"
