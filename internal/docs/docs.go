@@ -23,6 +23,7 @@ type page struct {
 
 func pages() []page {
 	return append(artefactPages(),
+		page{"certificates.md", certificates},
 		page{"coverage.md", coverage},
 		page{"errors.md", func(fs.FS) (string, error) { return errorCodes(), nil }},
 	)

@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kthwc/kthwc/pkg/certmap"
 	"github.com/kthwc/kthwc/pkg/diag"
+	"github.com/kthwc/kthwc/pkg/pki"
 )
 
 const project = "../.."
@@ -60,6 +62,25 @@ func TestEveryCodeIsOnThePage(t *testing.T) {
 	for _, c := range diag.Codes {
 		if n := strings.Count(page, "\n### "+c.Code+" "); n != 1 {
 			t.Errorf("%s is there %d times", c.Code, n)
+		}
+	}
+}
+
+// The page of certificates has a row for all that there is in its examples.
+func TestEveryCertificateIsOnThePage(t *testing.T) {
+	page, err := certificates(os.DirFS(project))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range certificateExamples {
+		b, err := build(os.DirFS(project), e.input)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range certmap.Items(pki.Uses(b.cluster)) {
+			if row := "\n| " + i.Kind + " " + code(i.Label()) + "<br>"; !strings.Contains(page, row) {
+				t.Errorf("%s: there is no row for %s %s", e.input, i.Kind, i.Label())
+			}
 		}
 	}
 }

@@ -99,7 +99,10 @@ func (u *Use) Restarts() []Party {
 // whom, who judges it by what, where it lies, and who reads it there. It reads
 // the model alone: what overlays change in rendered files it cannot know.
 func Uses(c *compile.Cluster) []Use {
-	s := &survey{c: c, readers: map[spot][]Reader{}, showings: map[string][]Showing{}, known: map[Showing]bool{}}
+	s := &survey{c: c, readers: map[spot][]Reader{}, showings: map[string][]Showing{}, known: map[Showing]bool{}, embedded: map[string][]*compile.Kubeconfig{}}
+	for _, k := range c.Kubeconfig {
+		s.embedded[k.Cert] = append(s.embedded[k.Cert], k)
+	}
 	for _, n := range c.Nodes {
 		s.read(n)
 	}
@@ -130,6 +133,7 @@ type survey struct {
 	showings map[string][]Showing // by certificate
 	all      []Showing
 	known    map[Showing]bool
+	embedded map[string][]*compile.Kubeconfig // by certificate
 }
 
 // read notes every path that the node's components are given.
@@ -289,10 +293,8 @@ func (s *survey) certificate(cert *compile.Cert) Use {
 		Why: compile.Reason("cert-" + cert.Role), Showings: slices.Clone(s.showings[cert.Name]), Waits: unknown(cert),
 	}
 	u.Files = append(s.files(HoldsCertificate, cert.CertFiles), s.files(HoldsKey, cert.KeyFiles)...)
-	for _, k := range s.c.Kubeconfig {
-		if k.Cert == cert.Name {
-			u.Files = append(u.Files, s.kubeconfig(k))
-		}
+	for _, k := range s.embedded[cert.Name] {
+		u.Files = append(u.Files, s.kubeconfig(k))
 	}
 	u.tokens()
 	return u.finished()
