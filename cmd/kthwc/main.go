@@ -50,6 +50,7 @@ const (
 	exitInvalid   = 3
 	exitRefused   = 4 // a check or a gate that must pass first
 	exitLocked    = 5
+	exitPartial   = 6
 	exitThreshold = 8
 	exitUsage     = 64
 )
@@ -77,7 +78,7 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newVersions, newMan, newVersion,
+	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newVersions, newLab, newMan, newVersion,
 }
 
 // newRoot is the command with all its verbs.
