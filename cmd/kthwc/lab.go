@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -116,50 +117,36 @@ func newLabStatus(s *session, flags *labFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			machines, err := l.Status(cmd.Context())
+			status, err := l.Status(cmd.Context())
 			if err != nil {
 				return labError(err)
 			}
 			if format == "json" {
-				err = json.NewEncoder(s.out).Encode(map[string]any{"machines": machines})
+				err = json.NewEncoder(s.out).Encode(status)
 			} else {
-				err = s.labTable(machines)
+				err = s.labTable(status)
 			}
-			if err != nil {
-				return err
+			if down := status.Down(); down > 0 && err == nil {
+				return &exitError{exitUnmet, fmt.Sprintf("%d of the lab's parts are not up", down), "kthwc lab up starts what does not run"}
 			}
-			return notUp(machines)
+			return err
 		},
 	}
 	addChoice(cmd, cmd.Flags(), &format, "format", "how it is printed", "text", "json")
 	return cmd
 }
 
-func (s *session) labTable(machines []lab.MachineStatus) error {
+func (s *session) labTable(status *lab.Status) error {
 	word := map[bool]string{true: "yes", false: "no"}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MACHINE\tRUNNING\tADDRESS\tSSH\tSYSTEMD")
-	for _, m := range machines {
-		systemd := m.Systemd
-		if systemd == "" {
-			systemd = m.Error
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, word[m.Running], m.Address, word[m.SSH], systemd)
+	for _, m := range status.Machines {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, word[m.Running], m.Address, word[m.SSH], cmp.Or(m.Systemd, m.Error))
+	}
+	if b := status.Balancer; b != nil {
+		fmt.Fprintf(w, "balancer\t%s\t%s\t-\t-\n", word[b.Running], b.Address)
 	}
 	return w.Flush()
-}
-
-func notUp(machines []lab.MachineStatus) error {
-	down := 0
-	for _, m := range machines {
-		if !m.Up() {
-			down++
-		}
-	}
-	if down == 0 {
-		return nil
-	}
-	return &exitError{exitUnmet, fmt.Sprintf("%d of %d machines are not up", down, len(machines)), "kthwc lab up starts what does not run"}
 }
 
 func newLabSSH(s *session, flags *labFlags) *cobra.Command {
@@ -283,22 +270,20 @@ func cacheDir(getenv func(string) string) string {
 // labProgress prints what is done, line by line; on a terminal, what is being
 // done stands below.
 func (s *session) labProgress() func(lab.Event) {
-	footer := map[bool]string{true: "\r\x1b[K", false: ""}[s.colored()]
-	return func(e lab.Event) {
-		if footer != "" {
-			fmt.Fprint(s.err, footer)
+	if !s.onTerminal(s.err) {
+		return func(e lab.Event) {
+			if e.Doing == lab.Made || e.Doing == lab.Undone {
+				fmt.Fprintf(s.err, "%-7s %s\n", e.Doing, e.Step)
+			}
 		}
-		switch e.Doing {
-		case lab.Made, lab.Undone:
-			fmt.Fprintf(s.err, "%-7s %s\n", e.Doing, e.Step)
-		case lab.Waiting:
-			if footer != "" {
-				fmt.Fprintf(s.err, "waiting %s: %s", e.Step, e.Detail)
-			}
-		case lab.Making:
-			if footer != "" {
-				fmt.Fprintf(s.err, "making  %s", e.Step)
-			}
+	}
+	return func(e lab.Event) {
+		fmt.Fprintf(s.err, "\r\x1b[K%-7s %s", e.Doing, e.Step)
+		if e.Detail != "" {
+			fmt.Fprintf(s.err, ": %s", e.Detail)
+		}
+		if e.Doing == lab.Made || e.Doing == lab.Undone {
+			fmt.Fprintln(s.err)
 		}
 	}
 }

@@ -177,6 +177,11 @@ func (s *session) coloredOn(w io.Writer) bool {
 	case "never":
 		return false
 	}
+	return s.onTerminal(w)
+}
+
+// onTerminal says whether somebody watches who may want more than plain lines.
+func (s *session) onTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok || s.getenv("NO_COLOR") != "" || s.getenv("CI") != "" || s.getenv("TERM") == "dumb" || s.getenv("TERM") == "" {
 		return false

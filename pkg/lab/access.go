@@ -99,7 +99,6 @@ func (l *Lab) readyKind() kind {
 	return kind{
 		present: func(ctx context.Context, s Step) bool { _, err := l.ask(ctx, s.Of, "true"); return err == nil },
 		ensure:  l.awaitReady,
-		undo:    func(context.Context, Step) error { return nil },
 	}
 }
 
@@ -166,7 +165,7 @@ func (l *Lab) SSH(name string, words ...string) (*exec.Cmd, error) {
 // Here is a command that runs on this machine, in the lab's network.
 func (l *Lab) Here(command ...string) (*exec.Cmd, error) {
 	if os.Geteuid() != 0 {
-		return nil, notRoot
+		return nil, errNotRoot
 	}
 	l.resume()
 	pid, ok := l.holder()

@@ -73,13 +73,17 @@ func unmounting(dir string) []string {
 	return []string{"umount", "--lazy", filepath.Join(dir, "root")}
 }
 
-// launcher enters the machine's cgroups and boots it; a machine that reboots
-// ends with 133 and is booted again.
-const launcher = `while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; shift; done
-shift
+// launcher boots a machine in its cgroups; one that reboots ends with 133 and is
+// booted again. The launcher itself stays outside: with version 2, a group with
+// processes in it cannot hand out controllers.
+const launcher = `enter() {
+	while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 1; shift; done
+	shift
+	exec "$@"
+}
 while :; do
 	code=0
-	"$@" || code=$?
+	(enter "$@") || code=$?
 	[ "$code" -eq 133 ] || exit "$code"
 done`
 

@@ -16,7 +16,7 @@ type kind struct {
 	keep    bool // holds what people made: up never undoes it
 	present func(context.Context, Step) bool
 	ensure  func(context.Context, Step) error
-	undo    func(context.Context, Step) error
+	undo    func(context.Context, Step) error // nil: nothing is left of it
 }
 
 // engine brings what is there and a list of steps together.
@@ -120,7 +120,11 @@ func (e *engine) down(ctx context.Context, keepFiles bool) error {
 
 func (e *engine) undo(ctx context.Context, s Step) error {
 	e.changed = true
-	if err := e.kinds[s.Kind].undo(ctx, s); err != nil {
+	undo := e.kinds[s.Kind].undo
+	if undo == nil {
+		return e.journal.write(entry{Do: undone, Step: s})
+	}
+	if err := undo(ctx, s); err != nil {
 		return explained(s, err)
 	}
 	if err := e.journal.write(entry{Do: undone, Step: s}); err != nil {

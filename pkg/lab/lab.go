@@ -151,7 +151,7 @@ func (l *Lab) Up(ctx context.Context, f *Fleet) (changed bool, err error) {
 // stay: keys, and the disks of its machines.
 func (l *Lab) Down(ctx context.Context, keep bool) (changed bool, err error) {
 	if os.Geteuid() != 0 {
-		return false, notRoot
+		return false, errNotRoot
 	}
 	_, statErr := os.Stat(l.State)
 	if statErr == nil {

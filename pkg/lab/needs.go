@@ -25,7 +25,7 @@ type facts struct {
 // capSysResource is the number of the capability to lower oom_score_adj.
 const capSysResource = 24
 
-var notRoot = &Error{Lacking, "the lab makes namespaces, mounts and machines: only root may", "run it with sudo"}
+var errNotRoot = &Error{Lacking, "the lab makes namespaces, mounts and machines: only root may", "run it with sudo"}
 
 // observe looks at the machine.
 func observe(state string) facts {
@@ -123,7 +123,7 @@ func (f facts) refuse(fleet *Fleet) error {
 		return &Error{Lacking, "a lab needs Linux, and this machine runs " + f.os, "use a Linux machine; everything else of kthwc works here"}
 	}
 	if !f.root {
-		return notRoot
+		return errNotRoot
 	}
 	lacks := f.lacks(fleet.Balancer != nil)
 	if len(lacks) == 0 {

@@ -13,19 +13,17 @@ local laid(data, more) =
   if 'cri' in more then std.mergePatch(data, { plugins: { [cri(data)]: more.cri } })
   else std.mergePatch(data, more);
 
-local named(path, file) =
-  local data = std.get(file, 'data', {});
-  if path == '/etc/containerd/config.toml' then 'containerd'
-  else if std.isObject(data) && 'kind' in data then data.kind
-  else path;
-
 function(node, files)
+  local kind(path) =
+    local data = std.get(files[path], 'data', {});
+    if path == '/etc/containerd/config.toml' then 'containerd'
+    else if std.isObject(data) then std.get(data, 'kind', '')
+    else '';
   local minor = std.parseInt(std.split(node.kubernetesVersion, '.')[1]);
   local here = [q for q in quirks if q.since <= minor];
-  local of(path) = [q.data for q in here if q.file == named(path, files[path])];
+  local of(path) = [q.data for q in here if q.kind == kind(path)];
   {
-    [path]: if std.member(of(path), null) then null
-    else { data: std.foldl(laid, of(path), files[path].data) }
+    [path]: { data: std.foldl(laid, of(path), files[path].data) }
     for path in std.objectFields(files)
     if of(path) != []
   }

@@ -12,9 +12,9 @@ import (
 type quirk struct {
 	why     string
 	applies func(facts) bool
-	kind    string // of a configuration file, or the path of one
+	kind    string // of a configuration file
 	since   int    // Kubernetes 1.N; 0: always
-	data    any    // laid over the file; nil: the file is left out
+	data    any    // laid over the file
 }
 
 func always(facts) bool { return true }
@@ -32,7 +32,6 @@ var quirks = []quirk{
 		map[string]any{"resolvConf": "/etc/resolv.conf"}},
 	{"In a network namespace nobody may set the limits of conntrack.", always, "KubeProxyConfiguration", 0,
 		map[string]any{"conntrack": map[string]any{"maxPerCore": 0, "min": 0}}},
-	{"The machines cannot load kernel modules; lab up sees that they are there.", always, "/etc/modules-load.d/kthwc.conf", 0, nil},
 	{"This machine has cgroups of version 1, which the kubelet refuses unless told otherwise.", oldCgroups, "KubeletConfiguration", 31,
 		map[string]any{"failCgroupV1": false}},
 	{"With version 1, systemd in the machines has no controllers to hand out.", oldCgroups, "KubeletConfiguration", 0,
@@ -58,7 +57,7 @@ func overlayFor(f facts) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		rows = append(rows, fmt.Sprintf("  // %s\n  { file: '%s', since: %d, data: %s },\n", q.why, q.kind, q.since, data))
+		rows = append(rows, fmt.Sprintf("  // %s\n  { kind: '%s', since: %d, data: %s },\n", q.why, q.kind, q.since, data))
 	}
 	return strings.Replace(overlayText, "  // QUIRKS\n", strings.Join(rows, ""), 1), nil
 }

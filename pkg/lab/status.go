@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -20,24 +21,53 @@ type MachineStatus struct {
 // Up says whether the machine is as lab up leaves it.
 func (m MachineStatus) Up() bool { return m.Running && m.SSH }
 
+// BalancerStatus is what is known of the balancer.
+type BalancerStatus struct {
+	Running bool   `json:"running"`
+	Address string `json:"address"`
+}
+
+// Status is what is known of a lab.
+type Status struct {
+	Machines []MachineStatus `json:"machines"`
+	Balancer *BalancerStatus `json:"balancer,omitempty"`
+}
+
+// Down counts what is not as lab up leaves it.
+func (s *Status) Down() int {
+	count := 0
+	for _, m := range s.Machines {
+		if !m.Up() {
+			count++
+		}
+	}
+	if s.Balancer != nil && !s.Balancer.Running {
+		count++
+	}
+	return count
+}
+
 // Status asks all machines at once.
-func (l *Lab) Status(ctx context.Context) ([]MachineStatus, error) {
+func (l *Lab) Status(ctx context.Context) (*Status, error) {
 	f, err := l.Fleet()
 	if err != nil {
 		return nil, err
 	}
 	if os.Geteuid() != 0 {
-		return nil, notRoot
+		return nil, errNotRoot
 	}
 	l.resume()
 	l.runner = &runner{id: l.id, getenv: l.Getenv}
-	out := make([]MachineStatus, len(f.Machines))
+	s := &Status{Machines: make([]MachineStatus, len(f.Machines))}
+	if f.Balancer != nil {
+		s.Balancer = &BalancerStatus{len(l.marked(balance)) > 0, netip.AddrPortFrom(f.Balancer.Address, uint16(f.Balancer.Port)).String()}
+	}
 	var all sync.WaitGroup
 	for i, m := range f.Machines {
-		all.Go(func() { out[i] = l.machineStatus(ctx, m) })
+		all.Go(func() { s.Machines[i] = l.machineStatus(ctx, m) })
 	}
 	all.Wait()
-	return out, ctx.Err()
+	return s, ctx.Err()
 }
 
 func (l *Lab) machineStatus(ctx context.Context, m Machine) MachineStatus {
@@ -52,10 +82,4 @@ func (l *Lab) machineStatus(ctx context.Context, m Machine) MachineStatus {
 		s.Error = firstLine(err)
 	}
 	return s
-}
-
-// BalancerRuns says whether the balancer's process is there.
-func (l *Lab) BalancerRuns() bool {
-	l.resume()
-	return len(l.marked(balance)) > 0
 }
