@@ -4,24 +4,28 @@ local quirks = [
   // QUIRKS
 ];
 
-// The runtime's part of containerd's configuration has had two names.
-local cri(data) =
-  local names = [n for n in ['io.containerd.cri.v1.runtime', 'io.containerd.grpc.v1.cri'] if n in data.plugins];
-  names[0];
+// The runtime's part of containerd's configuration has had three names.
+local section(data) =
+  [n for n in ['io.containerd.cri.v1.runtime', 'io.containerd.grpc.v1.cri', 'cri'] if n in data.plugins][0];
+local options(data) =
+  std.foldl(function(at, name) std.get(at, name, {}), ['plugins', section(data), 'containerd', 'runtimes', 'runc', 'options'], data);
 
-local laid(data, more) =
-  if 'cri' in more then std.mergePatch(data, { plugins: { [cri(data)]: more.cri } })
-  else std.mergePatch(data, more);
+// Where in a file the values of a quirk stand.
+local place = {
+  containerd(data, values): { plugins: { [section(data)]: values } },
+  runc(data, values): self.containerd(data, { containerd: { runtimes: { runc: { options: values } } } }),
+};
+
+// What a file is, for the quirks.
+local kinds(path, data) =
+  if path == '/etc/containerd/config.toml' then ['containerd'] + (if options(data) == {} then [] else ['runc'])
+  else if std.isObject(data) then [std.get(data, 'kind', '')]
+  else [];
 
 function(node, files)
-  local kind(path) =
-    local data = std.get(files[path], 'data', {});
-    if path == '/etc/containerd/config.toml' then 'containerd'
-    else if std.isObject(data) then std.get(data, 'kind', '')
-    else '';
   local minor = std.parseInt(std.split(node.kubernetesVersion, '.')[1]);
-  local here = [q for q in quirks if q.since <= minor];
-  local of(path) = [q.data for q in here if q.kind == kind(path)];
+  local of(path) = [q for q in quirks if q.since <= minor && std.member(kinds(path, std.get(files[path], 'data', null)), q.kind)];
+  local laid(data, q) = std.mergePatch(data, if q.kind in place then place[q.kind](data, q.data) else q.data);
   {
     [path]: { data: std.foldl(laid, of(path), files[path].data) }
     for path in std.objectFields(files)

@@ -14,11 +14,11 @@ import (
 	"github.com/kthwc/kthwc/schema"
 )
 
-// model compiles a file, or text that begins with apiVersion.
+// model compiles a file, or text of more than one line.
 func model(t *testing.T, file string) *compile.Cluster {
 	t.Helper()
 	source := []byte(file)
-	if !strings.HasPrefix(file, "apiVersion") {
+	if !strings.Contains(file, "\n") {
 		var err error
 		if source, err = os.ReadFile(file); err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 type quirk struct {
 	why     string
 	applies func(facts) bool
-	kind    string // of a configuration file
+	kind    string // of a configuration file: its own, or one that overlay.jsonnet gives it
 	since   int    // Kubernetes 1.N; 0: always
 	data    any    // laid over the file
 }
@@ -22,9 +22,6 @@ func always(facts) bool { return true }
 func oldCgroups(f facts) bool { return f.cgroup == 1 }
 
 func noResource(f facts) bool { return f.capabilities&(1<<capSysResource) == 0 }
-
-// cri is the runtime's part of containerd's configuration, under either name.
-func cri(values map[string]any) map[string]any { return map[string]any{"cri": values} }
 
 // quirks are all of them; the rows that apply make the overlay.
 var quirks = []quirk{
@@ -36,10 +33,10 @@ var quirks = []quirk{
 		map[string]any{"failCgroupV1": false}},
 	{"With version 1, systemd in the machines has no controllers to hand out.", oldCgroups, "KubeletConfiguration", 0,
 		map[string]any{"cgroupDriver": "cgroupfs"}},
-	{"The kubelet and the runtime must agree on who makes cgroups.", oldCgroups, "containerd", 0,
-		cri(map[string]any{"containerd": map[string]any{"runtimes": map[string]any{"runc": map[string]any{"options": map[string]any{"SystemdCgroup": false}}}}})},
+	{"The kubelet and the runtime must agree on who makes cgroups.", oldCgroups, "runc", 0,
+		map[string]any{"SystemdCgroup": false}},
 	{"This machine may not lower oom_score_adj (no CAP_SYS_RESOURCE).", noResource, "containerd", 0,
-		cri(map[string]any{"restrict_oom_score_adj": true})},
+		map[string]any{"restrict_oom_score_adj": true}},
 }
 
 //go:embed overlay.jsonnet

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kthwc/kthwc/internal/readers"
+)
+
+// labPrograms are what a lab needs of Debian.
+var labPrograms = []string{"systemd-nspawn", "mmdebstrap", "ip", "ssh", "ssh-keygen", "haproxy", "unshare", "nsenter", "setpriv"}
+
+// A lab comes up from wherever a SIGKILL left it, its machines are hosts that
+// can be logged in to, and down leaves the machine as it was, also when it was
+// killed itself.
+func TestLab(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the lab makes namespaces and mounts, which only root may: run the tests as root to run this one")
+	}
+	for _, program := range labPrograms {
+		readers.Path(t, program)
+	}
+	dir := t.TempDir()
+	example, err := os.ReadFile("../../examples/lab.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cluster.yaml"), example, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := &labRun{t: t, dir: dir}
+	l.run("lab", "down") // of nothing: does nothing
+	before := l.machine()
+	t.Cleanup(func() { _ = l.command(context.Background(), "lab", "down").Run() })
+
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("the moments of the kills are those of seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	l.run("lab", "up") // builds the root file system, the first time on a machine
+	l.run("lab", "down")
+	for range 4 {
+		l.killed(time.Duration(random.Int64N(int64(4*time.Second))), "lab", "up")
+	}
+	l.run("lab", "up")
+	if said := l.run("lab", "up"); !strings.Contains(said, "nothing was done") {
+		t.Errorf("up of what is up says:\n%s", said)
+	}
+	l.hosts()
+	l.killed(time.Duration(random.Int64N(int64(1500*time.Millisecond))), "lab", "down")
+	l.killed(time.Duration(random.Int64N(int64(1500*time.Millisecond))), "lab", "up")
+	l.run("lab", "down")
+	l.same(before)
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.kthwc")); len(left) > 0 {
+		t.Errorf("down left %v", left)
+	}
+}
+
+// labRun runs kthwc for one lab.
+type labRun struct {
+	t   *testing.T
+	dir string
+}
+
+func (l *labRun) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "kthwc", args...)
+	cmd.Dir = l.dir
+	return cmd
+}
+
+// run runs a verb to its good end, and gives what it said.
+func (l *labRun) run(args ...string) string {
+	l.t.Helper()
+	out, err := l.command(l.t.Context(), args...).CombinedOutput()
+	if err != nil {
+		l.t.Fatalf("kthwc %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// killed runs a verb and kills it after a while, unless it has ended by then.
+func (l *labRun) killed(after time.Duration, args ...string) {
+	l.t.Helper()
+	var said bytes.Buffer
+	cmd := l.command(l.t.Context(), args...)
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		l.t.Fatal(err)
+	}
+	kill := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	err := cmd.Wait()
+	kill.Stop()
+	lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+	l.t.Logf("%v was killed after %v, at %q", args, after, lines[len(lines)-1])
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); err != nil && ok && !status.Signaled() {
+		l.t.Fatalf("kthwc %q: %v\n%s", args, err, said.String())
+	}
+}
+
+// hosts looks at the machines from inside: what cluster.yaml says is so.
+func (l *labRun) hosts() {
+	addresses := map[string]string{"controller-0": "10.240.0.10", "controller-1": "10.240.0.11", "controller-2": "10.240.0.12", "worker-0": "10.240.0.20", "worker-1": "10.240.0.21", "worker-2": "10.240.0.22"}
+	ids := map[string]bool{}
+	for name, address := range addresses {
+		l.run("lab", "exec", name, "--", "true")
+		said := strings.Fields(l.run("lab", "exec", name, "--", "sh", "-c", "hostname; cat /etc/machine-id; ip -4 -o address show dev eth0; systemctl is-system-running"))
+		if said[0] != name || !slices.Contains(said, address+"/24") || said[len(said)-1] != "running" {
+			l.t.Errorf("%s says %q", name, said)
+		}
+		ids[said[1]] = true
+	}
+	if len(ids) != len(addresses) {
+		l.t.Errorf("%d machines have %d machine-ids", len(addresses), len(ids))
+	}
+	l.run("lab", "exec", "worker-0", "--", "sh", "-c", "ip route get 10.240.0.100 && mountpoint -q /var/lib/containerd && mountpoint -q /var/lib/kubelet && test -w /sys/fs/cgroup")
+	l.run("lab", "status")
+	if err := l.command(l.t.Context(), "lab", "exec", "worker-0", "--", "sh", "-c", "exit 7").Run(); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
+		l.t.Errorf("the exit code of a command on a machine is lost: %v", err)
+	}
+	l.balancer()
+}
+
+// balancer is a balancer: no controller is healthy before it answers for its
+// health on port 80, and then its port 6443 is reached.
+func (l *labRun) balancer() {
+	const site = "server { listen 80 default_server; location = /healthz { return 200; } }\nserver { listen 6443; return 200 controller-1; }\n"
+	write := "printf %s " + "'" + site + "'" + " >/etc/nginx/sites-available/default && systemctl reload nginx"
+	fetch := []string{"lab", "exec", "worker-0", "--", "sh", "-c", "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t 2 - TCP:10.240.0.100:6443,connect-timeout=2"}
+	l.run("lab", "exec", "controller-1", "--", "sh", "-c", write)
+	l.eventually(func() error {
+		if out, err := l.command(l.t.Context(), fetch...).CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "controller-1") {
+			return fmt.Errorf("through the balancer: %v\n%s", err, out)
+		}
+		return nil
+	})
+}
+
+// eventually asks until there is no error, for half a minute.
+func (l *labRun) eventually(ask func() error) {
+	l.t.Helper()
+	var err error
+	for range 60 {
+		if err = ask(); err == nil {
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	l.t.Error(err)
+}
+
+// machine is everything on this machine that a lab could leave: mounts, links,
+// network namespaces, cgroups, processes and what lies in /run.
+func (l *labRun) machine() map[string]bool {
+	out := map[string]bool{}
+	note := func(kind string, lines ...string) {
+		for _, line := range lines {
+			out[kind+" "+line] = true
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	note("mount", strings.Split(string(mounts), "\n")...)
+	links, _ := os.ReadDir("/sys/class/net")
+	run, _ := os.ReadDir("/run")
+	netns, _ := os.ReadDir("/run/netns")
+	for kind, entries := range map[string][]fs.DirEntry{"link": links, "/run": run, "netns": netns} {
+		for _, e := range entries {
+			note(kind, e.Name())
+		}
+	}
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			note("cgroup", path)
+		}
+		return nil
+	})
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		for _, namespace := range []string{"net", "mnt", "pid", "cgroup"} {
+			if target, err := os.Readlink(p + "/ns/" + namespace); err == nil {
+				note("namespace", target)
+			}
+		}
+		command, _ := os.ReadFile(p + "/cmdline")
+		environ, _ := os.ReadFile(p + "/environ")
+		if bytes.Contains(command, []byte(l.dir)) || bytes.Contains(environ, []byte("KTHWC_LAB=")) {
+			note("process", p+" "+string(bytes.ReplaceAll(command, []byte{0}, []byte(" "))))
+		}
+	}
+	return out
+}
+
+// same waits until there is nothing that was not there before: others are at
+// work on this machine too, and the kernel takes network namespaces down late.
+func (l *labRun) same(before map[string]bool) {
+	l.t.Helper()
+	l.eventually(func() error {
+		var more []string
+		for _, what := range slices.Sorted(maps.Keys(l.machine())) {
+			if !before[what] {
+				more = append(more, what)
+			}
+		}
+		if len(more) > 0 {
+			return fmt.Errorf("down left:\n%s", strings.Join(more, "\n"))
+		}
+		return nil
+	})
+}
