@@ -123,7 +123,7 @@ func (l *labRun) hosts() {
 	if len(ids) != len(addresses) {
 		l.t.Errorf("%d machines have %d machine-ids", len(addresses), len(ids))
 	}
-	l.run("lab", "exec", "worker-0", "--", "sh", "-c", "ip route get 10.240.0.100 && mountpoint -q /var/lib/containerd && mountpoint -q /var/lib/kubelet && test -w /sys/fs/cgroup")
+	l.run("lab", "exec", "worker-0", "--", "sh", "-ec", "mountpoint -q /var/lib/containerd; mountpoint -q /var/lib/kubelet; d=/sys/fs/cgroup/memory; [ -d $d ] || d=/sys/fs/cgroup; mkdir $d/probe; rmdir $d/probe")
 	l.run("lab", "status")
 	if err := l.command(l.t.Context(), "lab", "exec", "worker-0", "--", "sh", "-c", "exit 7").Run(); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
 		l.t.Errorf("the exit code of a command on a machine is lost: %v", err)

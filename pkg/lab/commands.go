@@ -38,10 +38,10 @@ var builders = []struct {
 	}},
 }
 
-// building runs a builder in namespaces of its own: it dies with kthwc, and its
-// mounts die with it.
-func building(command []string) []string {
-	return append([]string{"setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"}, command...)
+// building runs a builder in namespaces of its own: it dies with kthwc, its
+// mounts die with it, and what it leaves lies in a directory that is removed.
+func building(temp string, command []string) []string {
+	return append([]string{"setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--", "env", "TMPDIR=" + temp}, command...)
 }
 
 // holder is the first process of the lab's namespaces: it collects the children

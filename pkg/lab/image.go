@@ -55,36 +55,44 @@ func (l *Lab) imageKind() kind {
 			}
 			return l.buildImage(ctx, s)
 		},
-		undo: func(_ context.Context, s Step) error { return os.RemoveAll(l.building(s.With[0])) },
+		undo: func(_ context.Context, s Step) error { return l.dropBuild(s.With[0]) },
 	}
 }
 
-func (l *Lab) building(dir string) string { return dir + "." + l.id }
+// unfinished are where an image is built, and where its builder keeps its own.
+func (l *Lab) unfinished(dir string) (build, temp string) {
+	return dir + "." + l.id, dir + "." + l.id + ".tmp"
+}
+
+func (l *Lab) dropBuild(dir string) error {
+	build, temp := l.unfinished(dir)
+	return errors.Join(os.RemoveAll(build), os.RemoveAll(temp))
+}
 
 // buildImage builds beside the place and moves the result there in one step.
 func (l *Lab) buildImage(ctx context.Context, s Step) error {
 	l.Progress(Event{s, Waiting, "a minute or two; it is kept for the next time"})
-	dir, temp := s.With[0], l.building(s.With[0])
-	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o755), os.RemoveAll(temp)); err != nil {
+	dir := s.With[0]
+	build, temp := l.unfinished(dir)
+	if err := errors.Join(l.dropBuild(dir), os.MkdirAll(temp, 0o755)); err != nil {
 		return err
 	}
 	for _, b := range builders {
 		if _, ok := find(b.name); !ok {
 			continue
 		}
-		if _, err := l.runner.run(ctx, 15*time.Minute, building(b.command(temp, l.Mirror))...); err != nil {
+		if _, err := l.runner.run(ctx, 15*time.Minute, building(temp, b.command(build, l.Mirror))...); err != nil {
 			return &Error{Failed, err.Error(), "see that " + l.Mirror + " can be reached, or name another archive with --mirror"}
 		}
 		break
 	}
-	if err := clean(temp); err != nil {
+	if err := clean(build); err != nil {
 		return err
 	}
-	err := os.Rename(temp, dir)
-	if errors.Is(err, fs.ErrExist) {
-		return os.RemoveAll(temp) // another lab was faster
+	if err := os.Rename(build, dir); err != nil && !errors.Is(err, fs.ErrExist) { // another lab was faster
+		return err
 	}
-	return err
+	return l.dropBuild(dir)
 }
 
 // clean takes out of a root file system what must not be shared. An empty
