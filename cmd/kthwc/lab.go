@@ -127,7 +127,7 @@ func newLabStatus(s *session, flags *labFlags) *cobra.Command {
 				err = s.labTable(status)
 			}
 			if down := status.Down(); down > 0 && err == nil {
-				return &exitError{exitUnmet, fmt.Sprintf("%d of the lab's parts are not up", down), "kthwc lab up starts what does not run"}
+				return &exitError{exitRefused, fmt.Sprintf("%d of the lab's parts are not up", down), "kthwc lab up starts what does not run"}
 			}
 			return err
 		},
@@ -289,7 +289,7 @@ func (s *session) labProgress() func(lab.Event) {
 }
 
 // Exit codes of the lab's errors.
-var labExits = map[lab.Reason]int{lab.Failed: exitPartial, lab.Refused: exitInvalid, lab.Lacking: exitUnmet, lab.Locked: exitLocked}
+var labExits = map[lab.Reason]int{lab.Failed: exitPartial, lab.Refused: exitInvalid, lab.Lacking: exitRefused, lab.Locked: exitLocked}
 
 func labError(err error) error {
 	var known *lab.Error

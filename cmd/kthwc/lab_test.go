@@ -125,7 +125,8 @@ func (l *labRun) hosts() {
 	}
 	l.run("lab", "exec", "worker-0", "--", "sh", "-ec", "mountpoint -q /var/lib/containerd; mountpoint -q /var/lib/kubelet; d=/sys/fs/cgroup/memory; [ -d $d ] || d=/sys/fs/cgroup; mkdir $d/probe; rmdir $d/probe")
 	l.run("lab", "status")
-	if err := l.command(l.t.Context(), "lab", "exec", "worker-0", "--", "sh", "-c", "exit 7").Run(); err == nil || err.(*exec.ExitError).ExitCode() != 7 {
+	ended := l.command(l.t.Context(), "lab", "exec", "worker-0", "--", "sh", "-c", "exit 7")
+	if err := ended.Run(); ended.ProcessState.ExitCode() != 7 {
 		l.t.Errorf("the exit code of a command on a machine is lost: %v", err)
 	}
 	l.balancer()

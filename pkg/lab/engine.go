@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -136,7 +137,8 @@ func (e *engine) undo(ctx context.Context, s Step) error {
 
 // explained says which machine and which step an error is about.
 func explained(s Step, err error) error {
-	if known, ok := err.(*Error); ok {
+	var known *Error
+	if errors.As(err, &known) {
 		return &Error{known.Reason, s.String() + ": " + known.Message, known.Help}
 	}
 	return fmt.Errorf("%s: %w", s, err)

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -126,7 +127,8 @@ func TestFleetRefuses(t *testing.T) {
 		"by name": changed(t, example, "address: 10.240.0.100", "address: api.example.net"),
 	} {
 		_, err := NewFleet(model(t, file))
-		if refused, ok := err.(*Error); !ok || refused.Reason != Refused || refused.Help == "" {
+		var refused *Error
+		if !errors.As(err, &refused) || refused.Reason != Refused || refused.Help == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
