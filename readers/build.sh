@@ -43,3 +43,9 @@ build cni-plugins-1.9/ cni tool
 build cni-reader-0.9 cni -modfile=0.9.mod .
 build cni-plugins-0.9/ cni -modfile=0.9.mod tool
 build zlint-reader zlint .
+
+# What reads the charts of `kthwc pki map`.
+if command -v npm >/dev/null; then
+	echo "readers: mermaid"
+	npm install --silent --no-audit --no-fund --no-save --no-package-lock --ignore-scripts --prefix "$out" mermaid@11 jsdom@26 >/dev/null
+fi
