@@ -97,7 +97,7 @@ func (l *labRun) first() {
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err == nil:
-	case cmd.ProcessState.ExitCode() == exitUnmet:
+	case cmd.ProcessState.ExitCode() == exitRefused:
 		readers.Missing(l.t, string(out))
 	default:
 		l.t.Fatalf("kthwc lab up: %v\n%s", err, out)
