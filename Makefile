@@ -1,7 +1,7 @@
 # kthwc: see README.md. Every target is one line of `make help`.
 GO ?= go
 
-.PHONY: build test check lint golden docs fuzz bench readers lab-artifacts help
+.PHONY: build test check lint golden docs fuzz bench bench-pki readers lab-artifacts help
 
 build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
@@ -42,6 +42,10 @@ fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 
 bench: ## measure load, build and write at 6, 500 and 5,000 nodes
 	$(GO) test ./internal/bench ./cmd/kthwc -run '^$$' -bench .
+
+bench-pki: ## measure issuing and reading back, against the tutorial's way (which it builds)
+	$(GO) test ./internal/bench -run '^$$' -bench 'Issue|Look' -benchtime 1x -timeout 30m
+	$(GO) test ./cmd/kthwc -run '^$$' -bench IssueProcess -benchtime 5x -timeout 30m
 
 readers: ## build the programs that judge what is rendered (Kubernetes' own code; slow the first time)
 	sh readers/build.sh

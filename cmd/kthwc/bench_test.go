@@ -16,10 +16,7 @@ import (
 // file system alone takes: a plain loop that writes the same bytes.
 func BenchmarkProcess(b *testing.B) {
 	dir := b.TempDir()
-	program := filepath.Join(dir, "kthwc")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
+	program := compiledProgram(b, dir)
 	example, err := filepath.Abs("../../examples/cluster.yaml")
 	if err != nil {
 		b.Fatal(err)
@@ -38,10 +35,24 @@ func BenchmarkProcess(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	milliseconds := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
-	b.ReportMetric(milliseconds(version), "ms-version")
-	b.ReportMetric(milliseconds(render-version), "ms-more-than-version")
-	b.ReportMetric(milliseconds(plain), "ms-plain-loop")
+	report(b, version, "ms-version")
+	report(b, render-version, "ms-more-than-version")
+	report(b, plain, "ms-plain-loop")
+}
+
+// compiledProgram builds kthwc.
+func compiledProgram(b *testing.B, dir string) string {
+	b.Helper()
+	program := filepath.Join(dir, "kthwc")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
+
+// report gives a sum over all runs as milliseconds of one.
+func report(b *testing.B, sum time.Duration, unit string) {
+	b.ReportMetric(float64(sum.Microseconds())/1000/float64(b.N), unit)
 }
 
 // read takes a directory into memory.
