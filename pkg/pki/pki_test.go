@@ -311,6 +311,22 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// A leaf does not outlive its authority: what is renewed near the authority's
+// end is shorter, and is not issued again and again for that.
+func TestLeavesNearTheEndOfTheirAuthority(t *testing.T) {
+	source := strings.Replace(example(t, "golden/single-node/cluster.yaml"), "spec:\n", "spec:\n  pki: {caLifetime: 400d}\n", 1)
+	c := model(t, source)
+	dir := t.TempDir() + "/store"
+	for _, days := range []int{0, 340, 341, 385, 386, 398} {
+		now := today.Add(time.Duration(days) * 24 * time.Hour)
+		s := issued(t, dir, c, now)
+		plan := pki.MakePlan(c, facts(t, s), pki.Options{Now: now.Add(time.Hour)})
+		if plan.Changes() {
+			t.Errorf("day %d: issued, and an hour later again: %+v", days, changes(plan)[0])
+		}
+	}
+}
+
 // Old material is found in its generation after it was issued again.
 func TestGenerationsAreKept(t *testing.T) {
 	c := model(t, example(t, "examples/lab.yaml"))
@@ -462,7 +478,13 @@ func parsedInventory(t testing.TB, text []byte) *inventory.Inventory {
 	return inv
 }
 
-func parsed(t testing.TB, text []byte) *x509.Certificate {
+// A fatal is a test, of Go or of rapid.
+type fatal interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+func parsed(t fatal, text []byte) *x509.Certificate {
 	t.Helper()
 	block, _ := pem.Decode(text)
 	c, err := x509.ParseCertificate(block.Bytes)

@@ -214,13 +214,15 @@ func unknown(c *compile.Cert) []Reason {
 
 // compare says what is different, and otherwise whether it is time.
 func (p *planner) compare(c *compile.Cert, known *inventory.Certificate) (Verb, []Reason) {
-	reasons := slices.Concat(subjectChanges(c, known), nameChanges(c, known), p.signerChanges(c, known))
+	reasons := slices.Concat(subjectChanges(c, known, p.lifetime(c, known)), nameChanges(c, known), p.signerChanges(c, known))
 	if len(reasons) > 0 {
 		return DoReissue, reasons
 	}
 	left := known.NotAfter.Sub(p.Now)
 	window := p.window(c.Lifetime.V)
 	switch {
+	case left < window && p.endsWithAuthority(known) && !p.Force[c.Name]:
+		return DoKeep, []Reason{{Text: expiry(left) + ", as " + c.CA + " does: rotate that"}}
 	case left <= 0:
 		return DoRenew, []Reason{{Text: expiry(left)}}
 	case left < window:
@@ -231,7 +233,28 @@ func (p *planner) compare(c *compile.Cert, known *inventory.Certificate) (Verb, 
 	return DoKeep, nil
 }
 
-func subjectChanges(c *compile.Cert, known *inventory.Certificate) []Reason {
+// lifetime is what a leaf was meant to live: one that ends with its authority
+// was meant to live longer.
+func (p *planner) lifetime(c *compile.Cert, known *inventory.Certificate) time.Duration {
+	lives := known.NotAfter.Sub(known.NotBefore)
+	if p.endsWithAuthority(known) {
+		return max(lives, c.Lifetime.V)
+	}
+	return lives
+}
+
+// endsWithAuthority says whether another leaf of the same key of the authority
+// would not live longer.
+func (p *planner) endsWithAuthority(known *inventory.Certificate) bool {
+	authority := p.inv.Authority(known.Authority)
+	if authority == nil || authority.Primary() == nil {
+		return false
+	}
+	root := authority.Primary()
+	return root.SPKI == known.SignedBy && !known.NotAfter.Before(root.NotAfter)
+}
+
+func subjectChanges(c *compile.Cert, known *inventory.Certificate, lifetime time.Duration) []Reason {
 	var out []Reason
 	for _, f := range []struct {
 		what, was string
@@ -240,7 +263,7 @@ func subjectChanges(c *compile.Cert, known *inventory.Certificate) []Reason {
 		{"common name", known.CommonName, c.CommonName}, {"organization", known.Organization, c.Org}, {"key type", known.KeyType, c.KeyType},
 		{"authority", known.Authority, origin.Of(c.CA, c.From)},
 		{"usages", strings.Join(known.Usages, ", "), origin.Of(strings.Join(c.Usages, ", "), c.From)},
-		{"lifetime", Span(known.NotAfter.Sub(known.NotBefore)), origin.Map(c.Lifetime, Span)},
+		{"lifetime", Span(lifetime), origin.Map(c.Lifetime, Span)},
 	} {
 		if f.was != f.is.V && !(c.KeepKey && f.what == "key type") { // it changes by rotation
 			out = append(out, Reason{fmt.Sprintf("%s %s → %s", f.what, orDash(f.was), orDash(f.is.V)), f.is.From})
