@@ -39,9 +39,11 @@ fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./pkg/emit -fuzz FuzzUnit -fuzztime 30s
 	$(GO) test ./pkg/artifact -fuzz FuzzLock -fuzztime 30s
 	$(GO) test ./pkg/artifact -fuzz FuzzArchive -fuzztime 30s
+	$(GO) test ./pkg/apply/sshconn -fuzz FuzzConfig -fuzztime 30s
+	$(GO) test ./pkg/apply/sshconn -fuzz FuzzKnownHosts -fuzztime 30s
 
 bench: ## measure load, build and write at 6, 500 and 5,000 nodes
-	$(GO) test ./internal/bench ./cmd/kthwc -run '^$$' -bench .
+	$(GO) test ./internal/bench ./cmd/kthwc ./pkg/apply/sshconn -run '^$$' -bench .
 
 bench-pki: ## measure issuing and reading back, against the tutorial's way (which it builds)
 	$(GO) test ./internal/bench -run '^$$' -bench 'Issue|Look' -benchtime 1x -timeout 30m

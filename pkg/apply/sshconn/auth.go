@@ -147,17 +147,10 @@ func readCertificates(ring *keyring, files []string) []*ssh.Certificate {
 	var out []*ssh.Certificate
 	for _, f := range files {
 		content, err := readFile(f, keyBytes)
-		if err == nil {
-			var key ssh.PublicKey
-			if key, _, _, _, err = ssh.ParseAuthorizedKey(content); err == nil {
-				if c, ok := key.(*ssh.Certificate); ok {
-					out = append(out, c)
-					continue
-				}
-				err = errors.New("not a certificate")
-			}
-		}
-		if ring != nil {
+		key, _, _, _, unreadable := ssh.ParseAuthorizedKey(content)
+		if c, ok := key.(*ssh.Certificate); ok && err == nil && unreadable == nil {
+			out = append(out, c)
+		} else if ring != nil {
 			ring.pass(f, "the certificate cannot be read")
 		}
 	}
