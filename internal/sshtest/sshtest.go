@@ -34,6 +34,7 @@ type Server struct {
 	Addr     string // where it listens, once started
 	Logins   atomic.Int64
 	Sessions atomic.Int64 // open ones
+	mu       sync.Mutex   // over HostKey, once started
 }
 
 // Key is a new key.
@@ -58,6 +59,13 @@ func (s *Server) Start(tb testing.TB) *Server {
 	}
 	s.Addr = Serve(tb, s.serve)
 	return s
+}
+
+// ChangeHostKey gives later connections another key.
+func (s *Server) ChangeHostKey(key ssh.Signer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.HostKey = key
 }
 
 // Serve accepts connections on a port of 127.0.0.1 until the test ends, then
@@ -117,6 +125,8 @@ func (s *Server) config() *ssh.ServerConfig {
 	if s.Banner != "" {
 		config.BannerCallback = func(ssh.ConnMetadata) string { return s.Banner }
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	config.AddHostKey(s.HostKey)
 	return config
 }

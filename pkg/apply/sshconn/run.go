@@ -127,9 +127,11 @@ type run struct {
 	done     chan error
 	wake     chan struct{} // the host said something before the command began
 
-	mu    sync.Mutex
-	begun bool // the program was sent
-	asked int  // how often sudo was given a password
+	asked int // how often sudo was given a password
+
+	mu      sync.Mutex
+	begun   bool // the program was sent
+	settled bool // it will not be sent any more
 }
 
 // The causes for which a command is ended by this package.
@@ -210,7 +212,9 @@ func (r *run) feed(ctx context.Context, ended <-chan struct{}) {
 		}
 		late.Reset(r.patience())
 	}
-	r.setBegun()
+	if !r.begin() {
+		return
+	}
 	if _, err := io.WriteString(r.stdin, r.program); err != nil || r.cmd.Stdin == nil {
 		return
 	}
@@ -243,15 +247,20 @@ func (r *run) patience() time.Duration {
 	return 24 * time.Hour // the caller's context is the bound
 }
 
-func (r *run) setBegun() {
+// begin is false if the command has been given up: then it must not begin any
+// more, because the caller was told, or will be, that it had not.
+func (r *run) begin() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.begun = true
+	r.begun = !r.settled
+	return r.begun
 }
 
-func (r *run) hasBegun() bool {
+// settle ends the time in which the command can begin, and says whether it has.
+func (r *run) settle() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.settled = true
 	return r.begun
 }
 
@@ -305,7 +314,7 @@ func (r *run) judge(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil { // both at once
 		return r.stopped(cause, true)
 	}
-	begun, label := r.hasBegun(), r.conn.label
+	begun, label := r.settle(), r.conn.label
 	var exit *ssh.ExitError
 	isExit := errors.As(err, &exit)
 	if isExit {
@@ -356,7 +365,7 @@ func (r *run) stopped(cause error, ended bool) error {
 		e = fault(TimedOut, label, "the command took too long, and was ended", cause)
 		e.Help = ""
 	}
-	e.Begun = r.hasBegun()
+	e.Begun = r.settle()
 	e.Runs = e.Begun && !ended
 	return e
 }
@@ -369,7 +378,7 @@ const killGroup Script = `kill -s "$1" -- "-$2"`
 func (r *run) stop(ctx context.Context) bool {
 	defer r.session.Close()
 	group := r.err.group()
-	if !r.hasBegun() {
+	if !r.settle() {
 		return true
 	}
 	if r.cmd.last || group == "" {
