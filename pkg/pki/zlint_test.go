@@ -110,8 +110,8 @@ func TestCertificatesPassLint(t *testing.T) {
 		keyType  string
 		clusters []string
 	}{
-		{"ecdsa-p256", everyCluster(t)}, {"ecdsa-p384", everyCluster(t)},
-		{"rsa-2048", []string{"examples/lab.yaml", "examples/kthw-1.21.yaml"}}, {"rsa-4096", []string{"golden/single-node/cluster.yaml"}},
+		{"ecdsa-p256", everyCluster(t)}, // the others take long, and find nothing else
+		{"ecdsa-p384", []string{"examples/lab.yaml", "examples/kthw-1.21.yaml"}}, {"rsa-2048", []string{"examples/lab.yaml", "examples/kthw-1.21.yaml"}}, {"rsa-4096", []string{"golden/single-node/cluster.yaml"}},
 	} {
 		for _, name := range tc.clusters {
 			c := model(t, withKeys(example(t, name), tc.keyType))
