@@ -165,10 +165,10 @@ func withDeadlines(far net.Conn) net.Conn {
 }
 
 // sessionPause and sessionTries: a host that refuses a session although none of
-// ours runs may still be closing one.
+// ours runs may still be closing one; so many times in a row it is meant.
 const (
 	sessionPause = 50 * time.Millisecond
-	sessionTries = 20
+	sessionTries = 60
 )
 
 // open opens a session. A host that has as many as it allows (MaxSessions)
@@ -188,17 +188,28 @@ func (c *Conn) open(ctx context.Context) (*ssh.Session, error) {
 		case !errors.As(err, &refused):
 			return nil, c.lost(false, err)
 		}
-		if running == 0 {
-			if alone++; alone == sessionTries {
-				return nil, fault(SessionRefused, c.label, "the host opens no session", err)
-			}
+		if alone++; running > 0 {
+			alone = 0
 		}
-		select {
-		case <-ctx.Done():
-		case <-c.dead:
-		case <-released:
-		case <-time.After(sessionPause):
+		if alone == sessionTries {
+			return nil, fault(SessionRefused, c.label, "the host opens no session", err)
 		}
+		c.await(ctx, running, released)
+	}
+}
+
+// await is until another session may be opened: one of ours ends, or, if there
+// was none, a moment has passed.
+func (c *Conn) await(ctx context.Context, running int, released <-chan struct{}) {
+	var moment <-chan time.Time
+	if running == 0 {
+		moment = time.After(sessionPause)
+	}
+	select {
+	case <-ctx.Done():
+	case <-c.dead:
+	case <-released:
+	case <-moment:
 	}
 }
 
