@@ -108,7 +108,8 @@ func TestJSONReadsBack(t *testing.T) {
 
 func TestTOMLReadsBack(t *testing.T) {
 	text := rapid.StringMatching(`[ -~äöü\n\t"\\]{0,20}`)
-	table := rapid.MapOfN(text, rapid.Map(text, func(s string) any { return s }), 0, 4)
+	key := text.Filter(func(s string) bool { return s != "<<" }) // refused: it merges where YAML reads it
+	table := rapid.MapOfN(key, rapid.Map(text, func(s string) any { return s }), 0, 4)
 	rapid.Check(t, func(t *rapid.T) {
 		d := map[string]any{"a": "x", "list": []any{"y", 3}, "t": table.Draw(t, "t"), "u": map[string]any{"v": table.Draw(t, "v"), "n": 7, "b": true}}
 		body, err := emit.TOML(mapOf(t, d))
