@@ -17,12 +17,7 @@ import (
 // Path finds a reader built by `make readers`, or a program of the machine.
 func Path(tb testing.TB, name string) string {
 	tb.Helper()
-	_, self, _, _ := runtime.Caller(0)
-	dir := filepath.Join(filepath.Dir(self), "..", "..", "build", "readers")
-	if d := os.Getenv("KTHWC_READERS"); d != "" {
-		dir = d
-	}
-	for _, place := range []string{dir, "/usr/sbin", "/usr/lib/systemd"} {
+	for _, place := range []string{Dir(), "/usr/sbin", "/usr/lib/systemd"} {
 		candidate := filepath.Join(place, name)
 		if info, err := os.Stat(candidate); err == nil && !info.IsDir() {
 			return candidate
@@ -33,6 +28,15 @@ func Path(tb testing.TB, name string) string {
 	}
 	Missing(tb, name+" is missing: `make readers` builds it, or install the package that has it")
 	return ""
+}
+
+// Dir is where `make readers` puts what it builds.
+func Dir() string {
+	if dir := os.Getenv("KTHWC_READERS"); dir != "" {
+		return dir
+	}
+	_, self, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(self), "..", "..", "build", "readers")
 }
 
 // Missing ends a test that has not what it needs: skipped, or failed where

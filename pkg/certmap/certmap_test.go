@@ -203,7 +203,7 @@ console.log(JSON.stringify(boxes));
 
 func nodeModules(t *testing.T) string {
 	t.Helper()
-	for _, dir := range append([]string{"../../build/readers/node_modules"}, filepath.SplitList(os.Getenv("NODE_PATH"))...) {
+	for _, dir := range append([]string{filepath.Join(readers.Dir(), "node_modules")}, filepath.SplitList(os.Getenv("NODE_PATH"))...) {
 		absolute, err := filepath.Abs(dir)
 		if err != nil {
 			t.Fatal(err)
@@ -214,6 +214,6 @@ func nodeModules(t *testing.T) string {
 			return absolute
 		}
 	}
-	readers.Missing(t, "mermaid is missing: `npm install --prefix build/readers mermaid jsdom` installs it, or name its node_modules in NODE_PATH")
+	readers.Missing(t, "mermaid is missing: `make readers` installs it where there is npm, or name its node_modules in NODE_PATH")
 	return ""
 }
