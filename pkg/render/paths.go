@@ -116,18 +116,21 @@ func (c *nodeCheck) pathsIn(b *tree.Body) []string {
 // follows it.
 func pathsOf(text string) []string {
 	var out []string
-	for i := 0; i < len(text); i++ {
-		if text[i] != '/' || i > 0 && !strings.ContainsRune(" =\"',-", rune(text[i-1])) {
-			continue
-		}
+	for i := strings.IndexByte(text, '/'); i >= 0 && i < len(text); {
 		end := i + 1
-		for end < len(text) && isPathByte(text[end]) {
-			end++
+		if i == 0 || strings.IndexByte(" =\"',-", text[i-1]) >= 0 {
+			for end < len(text) && isPathByte(text[end]) {
+				end++
+			}
+			if p := text[i:end]; len(p) > 1 && p[1] != '/' && (end == len(text) || text[end] != '*') {
+				out = append(out, p)
+			}
 		}
-		if p := text[i:end]; len(p) > 1 && p[1] != '/' && (end == len(text) || text[end] != '*') {
-			out = append(out, p)
+		next := strings.IndexByte(text[end:], '/')
+		if next < 0 {
+			break
 		}
-		i = end
+		i = end + next
 	}
 	return out
 }
