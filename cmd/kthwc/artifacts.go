@@ -22,16 +22,14 @@ import (
 // artifacts is what the verbs below `artifacts` have in common.
 type artifacts struct {
 	*session
-	state, cache, mirror, from string
+	cache, mirror, from string
 }
 
 func newArtifacts(s *session) *cobra.Command {
 	a := &artifacts{session: s}
 	cmd := &cobra.Command{Use: "artifacts", Short: "Pin programs and images by digest, get them, and prove them"}
 	for _, verb := range []*cobra.Command{a.newLock(), a.newFetch(), a.newVerify()} {
-		verb.Flags().StringVar(&a.state, "state", "", "the cluster's state directory; NAME.kthwc beside cluster.yaml where empty")
 		verb.Flags().StringVar(&a.cache, "cache", "", "the directory of what was downloaded; $XDG_CACHE_HOME/kthwc where empty")
-		complete(verb, "state", directories)
 		complete(verb, "cache", directories)
 		cmd.AddCommand(verb)
 	}
@@ -170,8 +168,7 @@ func (a *artifacts) wanted() (*wanted, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := cmp.Or(a.state, filepath.Join(a.project(), b.tree.Cluster+".kthwc"))
-	return &wanted{b.tree.Cluster, filepath.Join(state, artifact.LockName), needs}, nil
+	return &wanted{b.tree.Cluster, filepath.Join(a.stateDir(b.tree.Cluster), artifact.LockName), needs}, nil
 }
 
 // locked is the lock, and what the cluster needs and the lock does not have.

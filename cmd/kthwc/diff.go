@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -109,14 +108,11 @@ func (s *session) renderTo(dir string) string {
 
 func (s *session) changes(changes []diff.Change, material materialChanges, release *schema.Release, format string, expand bool) error {
 	if format == "json" {
-		e := json.NewEncoder(s.out)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false)
-		out := map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "Diff", "changes": append([]diff.Change{}, changes...)}
+		out := map[string]any{"changes": append([]diff.Change{}, changes...)}
 		if material.known {
 			out["certificates"] = pendingJSON(material.groups)
 		}
-		return e.Encode(out)
+		return s.document("Diff", out)
 	}
 	p := diffPrinter{s: s, release: release, expand: expand}
 	for i := range changes {

@@ -50,11 +50,7 @@ func (s *session) explainMaterial(verb, name string, kinds []string) error {
 	if at < 0 {
 		return notMaterial(verb, name, uses)
 	}
-	inv, _, err := s.issued(b)
-	if err != nil {
-		return err
-	}
-	e := &explainer{session: s, b: b, use: &uses[at], inv: inv}
+	e := &explainer{session: s, b: b, use: &uses[at], inv: b.facts.Inventory}
 	if verb == "key" {
 		e.keysOnly()
 	}

@@ -40,7 +40,7 @@ cluster wants.`,
 	cmd.Flags().StringVar(&i.from, "from", "", "a directory with files named as in the tutorial: ca.pem, ca-key.pem, kubernetes.pem, …")
 	complete(cmd, "from", directories)
 	cmd.Flags().StringVar(&i.name, "name", "", "the certificate or authority that it is to be")
-	complete(cmd, "name", s.completeCertificates)
+	complete(cmd, "name", s.completeUses(pki.Certificate, pki.Authority))
 	cmd.Flags().BoolVar(&i.ca, "ca", false, "it is an authority")
 	cmd.Flags().StringVar(&i.keyPair, "key-pair", "", "the key pair that it is to be, such as service-account")
 	cmd.Flags().StringVar(&i.symmetric, "symmetric", "", "the symmetric key that it is to be, such as encryption/key1")
@@ -83,15 +83,8 @@ func (s *session) importFiles(i *imported) error {
 	if i.from == "" && i.key == "" {
 		return &exitError{exitUsage, "the key is missing", "give it with --key FILE"}
 	}
-	b, err := s.compiled()
+	b, _, store, err := s.withKeys()
 	if err != nil {
-		return err
-	}
-	inv, store, err := s.issued(b)
-	if err != nil {
-		return err
-	}
-	if err := withKeys(inv, store); err != nil {
 		return err
 	}
 	list, err := i.list(b)

@@ -17,15 +17,13 @@ import (
 )
 
 // labFlags are the flags of every verb of the lab.
-type labFlags struct{ state, cache, mirror string }
+type labFlags struct{ cache, mirror string }
 
 func newLab(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "lab", Short: "Real hosts on this one machine, to try a cluster on"}
 	for _, verb := range []func(*session, *labFlags) *cobra.Command{newLabUp, newLabDown, newLabStatus, newLabSSH, newLabExec} {
 		flags := &labFlags{}
 		c := verb(s, flags)
-		c.Flags().StringVar(&flags.state, "state", "", "the directory of the lab; unless given, NAME.kthwc/lab beside cluster.yaml")
-		complete(c, "state", directories)
 		cmd.AddCommand(c)
 	}
 	return cmd
@@ -225,20 +223,20 @@ func (s *session) completeMachines(flags *labFlags) cobra.CompletionFunc {
 	}
 }
 
-// openLab finds the lab of the file, or the one that --state names.
+// openLab finds the lab of the file, or of the directory that --state names.
 func (s *session) openLab(flags *labFlags) (*lab.Lab, error) {
-	state, cache := flags.state, flags.cache
-	if state == "" {
-		name, err := s.clusterName()
-		if err != nil {
+	name := ""
+	if s.state == "" {
+		var err error
+		if name, err = s.clusterName(); err != nil {
 			return nil, err
 		}
-		state = filepath.Join(s.project(), name+".kthwc", "lab")
 	}
+	cache := flags.cache
 	if cache == "" {
 		cache = filepath.Join(cacheDir(s.getenv), "kthwc", "lab")
 	}
-	l, err := lab.Open(lab.Options{State: state, Cache: cache, Mirror: flags.mirror, Getenv: s.getenv, Progress: s.labProgress()})
+	l, err := lab.Open(lab.Options{State: filepath.Join(s.stateDir(name), "lab"), Cache: cache, Mirror: flags.mirror, Getenv: s.getenv, Progress: s.labProgress()})
 	return l, labError(err)
 }
 

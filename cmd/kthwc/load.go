@@ -20,6 +20,7 @@ import (
 type built struct {
 	doc     *schema.Document
 	cluster *compile.Cluster
+	facts   compile.Facts // what the cluster was compiled with, beside the file
 	tree    *tree.Tree
 	faults  diag.List
 }
@@ -69,12 +70,11 @@ func (s *session) model(factsOf func(cluster string) (compile.Facts, error)) (*b
 	b := &built{}
 	b.doc, b.faults = schema.Load(s.name(), source)
 	if b.doc != nil {
-		facts, err := factsOf(b.doc.Cluster.Metadata.Name)
-		if err != nil {
+		if b.facts, err = factsOf(b.doc.Cluster.Metadata.Name); err != nil {
 			return nil, nil, err
 		}
 		var faults diag.List
-		b.cluster, faults = compile.Compile(b.doc, facts)
+		b.cluster, faults = compile.Compile(b.doc, b.facts)
 		b.faults = append(b.faults, faults...)
 	}
 	return b, source, nil

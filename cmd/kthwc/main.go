@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -159,6 +160,16 @@ func (s *session) report(err error) int {
 // colored says whether diagnostics have colours, coloredOut whether data has.
 func (s *session) colored() bool    { return s.coloredOn(s.err) }
 func (s *session) coloredOut() bool { return s.coloredOn(s.out) }
+
+// document writes data in JSON, as every verb does: what it is, and then what
+// is in it.
+func (s *session) document(kind string, content map[string]any) error {
+	encoder := json.NewEncoder(s.out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	content["apiVersion"], content["kind"] = "kthwc.dev/v1alpha1", kind
+	return encoder.Encode(content)
+}
 
 // terminal says whether a person watches standard error.
 func (s *session) terminal() bool {

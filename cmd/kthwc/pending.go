@@ -50,13 +50,10 @@ func (s *session) issuedIfAny(cluster string) *inventory.Inventory {
 	return inv
 }
 
-// pending compares the cluster with the public facts alone.
+// pending compares the cluster with the facts that it was compiled with.
 func (s *session) pending(b *built) materialChanges {
-	return s.against(s.issuedIfAny(b.cluster.Name.V), b)
-}
-
-func (s *session) against(inv *inventory.Inventory, b *built) materialChanges {
-	if inv == nil {
+	inv := b.facts.Inventory
+	if inv == nil || inv.Generation == 0 {
 		return materialChanges{}
 	}
 	plan := pki.MakePlan(b.cluster, inv, pki.Options{Now: s.now()})
@@ -74,16 +71,16 @@ func (s *session) pendingIn(dir string) (materialChanges, error) {
 	if inv == nil {
 		return materialChanges{}, nil
 	}
-	b := &built{}
+	b := &built{facts: compile.Facts{Inventory: inv}}
 	b.doc, b.faults = schema.Load(source, text)
 	if b.doc != nil {
-		b.cluster, b.faults = compile.Compile(b.doc, compile.Facts{Inventory: inv})
+		b.cluster, b.faults = compile.Compile(b.doc, b.facts)
 	}
 	if b.cluster == nil || b.faults.HasErrors() {
 		fmt.Fprintf(s.err, "certificates: not compared: %s has mistakes\n", source)
 		return materialChanges{}, nil
 	}
-	return s.against(inv, b), nil
+	return s.pending(b), nil
 }
 
 // plurals are kinds of material, several of them.

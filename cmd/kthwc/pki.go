@@ -1,12 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -54,12 +53,6 @@ func (s *session) open(name string) (*pki.Store, error) {
 	return store, nil
 }
 
-// issued is the public facts: those of the store where there is one, and
-// otherwise inventory.yaml, so that keys need not be at hand.
-func (s *session) issued(b *built) (*inventory.Inventory, *pki.Store, error) {
-	return s.newest(b.cluster.Name.V)
-}
-
 // newest is what inventory.yaml says, or the store where that is as new: a
 // command may have been stopped between writing the one and the other.
 func (s *session) newest(cluster string) (*inventory.Inventory, *pki.Store, error) {
@@ -81,12 +74,24 @@ func (s *session) facts(cluster string) (compile.Facts, error) {
 	return compile.Facts{Inventory: inv}, err
 }
 
-// withKeys refuses a store that is older than the committed inventory.
-func withKeys(inv *inventory.Inventory, store *pki.Store) error {
-	if store.Generation() < inv.Generation {
-		return &exitError{exitFailure, fmt.Sprintf("the store is at generation %d, and inventory.yaml at %d", store.Generation(), inv.Generation), "get the store that was issued from last: keys that exist must not be made again"}
+// withFacts is what a verb that looks at what was issued begins with.
+func (s *session) withFacts() (*built, *inventory.Inventory, *pki.Store, error) {
+	b, err := s.compiled()
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	return nil
+	inv, store, err := s.newest(b.cluster.Name.V)
+	return b, inv, store, err
+}
+
+// withKeys is what a verb that changes the store begins with. A store that is
+// older than the committed inventory is refused.
+func (s *session) withKeys() (*built, *inventory.Inventory, *pki.Store, error) {
+	b, inv, store, err := s.withFacts()
+	if err == nil && store.Generation() < inv.Generation {
+		err = &exitError{exitFailure, fmt.Sprintf("the store is at generation %d, and inventory.yaml at %d", store.Generation(), inv.Generation), "get the store that was issued from last: keys that exist must not be made again"}
+	}
+	return b, inv, store, err
 }
 
 func newPKIPlan(s *session) *cobra.Command {
@@ -98,11 +103,7 @@ func newPKIPlan(s *session) *cobra.Command {
 		Short: "Say what would be issued, and why",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			b, err := s.compiled()
-			if err != nil {
-				return err
-			}
-			inv, _, err := s.issued(b)
+			b, inv, _, err := s.withFacts()
 			if err != nil {
 				return err
 			}
@@ -134,9 +135,7 @@ func (s *session) printPlan(b *built, plan *pki.Plan, format string, all bool) e
 		actions = plan.Pending()
 	}
 	if format == "json" {
-		encoder := json.NewEncoder(s.out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "IssuePlan", "actions": actions})
+		return s.document("IssuePlan", map[string]any{"actions": actions})
 	}
 	counts := map[pki.Verb]int{}
 	for _, a := range plan.Actions {
@@ -191,10 +190,10 @@ func summaryOf(counts map[pki.Verb]int) string {
 	var parts []string
 	for _, v := range []pki.Verb{pki.DoIssue, pki.DoReissue, pki.DoRenew, pki.DoWait, pki.DoKeep, pki.DoUnused} {
 		if n := counts[v]; n > 0 || v == pki.DoIssue {
-			parts = append(parts, fmt.Sprintf("%d to %s", n, v))
+			parts = append(parts, fmt.Sprintf("%d %s", n, becomes[v]))
 		}
 	}
-	return strings.Replace(strings.Join(parts, ", "), "to unused", "unused", 1)
+	return strings.Join(parts, ", ")
 }
 
 func newPKIIssue(s *session) *cobra.Command {
@@ -215,7 +214,7 @@ func newPKIRenew(s *session) *cobra.Command {
 		Use:               "renew [NAME...]",
 		Short:             "Issue what is due, and the certificates named, before their time",
 		Example:           "  kthwc pki renew\n  kthwc pki renew kubelet-client@worker-0",
-		ValidArgsFunction: s.completeCertificates,
+		ValidArgsFunction: s.completeUses(pki.Certificate),
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.Force = map[string]bool{}
 			for _, name := range args {
@@ -228,34 +227,13 @@ func newPKIRenew(s *session) *cobra.Command {
 	return cmd
 }
 
-func (s *session) completeCertificates(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	quiet := *s
-	quiet.err = io.Discard
-	b, err := quiet.compiled()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []cobra.Completion
-	for _, c := range b.cluster.Certs {
-		names = append(names, c.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
 // issue plans and carries the plan out.
 func (s *session) issue(o pki.Options, only ...string) error {
-	b, err := s.compiled()
+	b, inv, store, err := s.withKeys()
 	if err != nil {
 		return err
 	}
 	if err := knownNames(b, o.Force); err != nil {
-		return err
-	}
-	inv, store, err := s.issued(b)
-	if err != nil {
-		return err
-	}
-	if err := withKeys(inv, store); err != nil {
 		return err
 	}
 	o.Now = s.now()
@@ -339,11 +317,7 @@ func newPKIList(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			b, err := s.compiled()
-			if err != nil {
-				return err
-			}
-			inv, _, err := s.issued(b)
+			_, inv, _, err := s.withFacts()
 			if err != nil {
 				return err
 			}
@@ -370,6 +344,7 @@ func newPKIList(s *session) *cobra.Command {
 type issuedRow struct {
 	Name      string `json:"name"`
 	Authority string `json:"authority,omitempty"`
+	State     string `json:"state,omitempty"` // of a root, while its key is being replaced
 	inventory.Facts
 }
 
@@ -377,11 +352,15 @@ func certificatesOf(inv *inventory.Inventory) []issuedRow {
 	var rows []issuedRow
 	for _, a := range inv.Authorities {
 		for _, k := range a.Keyset {
-			rows = append(rows, issuedRow{Name: "ca/" + a.Name, Facts: k.Facts})
+			row := issuedRow{Name: "ca/" + a.Name, Facts: k.Facts}
+			if len(a.Keyset) > 1 {
+				row.State = k.State
+			}
+			rows = append(rows, row)
 		}
 	}
 	for _, c := range inv.Certificates {
-		rows = append(rows, issuedRow{c.Name, c.Authority, c.Facts})
+		rows = append(rows, issuedRow{Name: c.Name, Authority: c.Authority, Facts: c.Facts})
 	}
 	slices.SortStableFunc(rows, func(a, b issuedRow) int { return a.NotAfter.Compare(b.NotAfter) })
 	return rows
@@ -389,9 +368,7 @@ func certificatesOf(inv *inventory.Inventory) []issuedRow {
 
 func (s *session) printList(rows []issuedRow, format string) error {
 	if format == "json" {
-		encoder := json.NewEncoder(s.out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "CertificateList", "certificates": append([]issuedRow{}, rows...)})
+		return s.document("CertificateList", map[string]any{"certificates": append([]issuedRow{}, rows...)})
 	}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tAUTHORITY\tSUBJECT\tUSAGES\tEXPIRES\tLEFT")
@@ -400,7 +377,7 @@ func (s *session) printList(rows []issuedRow, format string) error {
 		if r.Organization != "" {
 			subject += ", O=" + r.Organization
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Authority, subject, strings.Join(r.Usages, ", "), r.NotAfter.Format("2006-01-02"), pki.Span(r.NotAfter.Sub(s.now())))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Authority, r.State), subject, strings.Join(r.Usages, ", "), r.NotAfter.Format("2006-01-02"), pki.Span(r.NotAfter.Sub(s.now())))
 	}
 	return w.Flush()
 }
@@ -423,7 +400,7 @@ func newPKIInspect(s *session) *cobra.Command {
 		Short:             "Print an issued certificate in PEM with what it says, never its key",
 		Example:           "  kthwc pki inspect kubelet-client@worker-0\n  kthwc pki inspect ca/etcd",
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: s.completeCertificates,
+		ValidArgsFunction: s.completeUses(pki.Certificate),
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := s.compiled()
 			if err != nil {
@@ -477,7 +454,7 @@ func newPKIInventory(s *session) *cobra.Command {
 			if write {
 				return s.writeInventory(b, store)
 			}
-			inv, _, err := s.issued(b)
+			inv, _, err := s.newest(b.cluster.Name.V)
 			if err != nil {
 				return err
 			}

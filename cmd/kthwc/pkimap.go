@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -38,10 +37,7 @@ func newPKIMap(s *session) *cobra.Command {
 
 func (s *session) printMap(uses []pki.Use, format string) error {
 	if format == "json" {
-		encoder := json.NewEncoder(s.out)
-		encoder.SetIndent("", "  ")
-		encoder.SetEscapeHTML(false)
-		return encoder.Encode(map[string]any{"apiVersion": "kthwc.dev/v1alpha1", "kind": "CertificateMap", "uses": append([]pki.Use{}, uses...)})
+		return s.document("CertificateMap", map[string]any{"uses": append([]pki.Use{}, uses...)})
 	}
 	draw := map[string]func([]certmap.Item) string{"text": certmap.Text, "mermaid": certmap.Mermaid, "svg": certmap.SVG}[format]
 	_, err := io.WriteString(s.out, draw(certmap.Items(uses)))

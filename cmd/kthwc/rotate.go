@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,9 +53,9 @@ func newRotateKind(s *session, kind, argument, short string) *cobra.Command {
 	}
 	switch kind {
 	case pki.RotateCA:
-		cmd.ValidArgsFunction = s.completeAuthorities
+		cmd.ValidArgsFunction = s.completeUses(pki.Authority)
 	case pki.RotateLeaf:
-		cmd.ValidArgsFunction = s.completeCertificates
+		cmd.ValidArgsFunction = s.completeUses(pki.Certificate)
 	}
 	cmd.Flags().BoolVar(&f.plan, "plan", false, "print the stages, what each takes on hosts, and how far the rotation is")
 	cmd.Flags().IntVar(&f.stage, "stage", 0, "take the store through this stage, which must be the next one")
@@ -69,31 +68,16 @@ func newRotateKind(s *session, kind, argument, short string) *cobra.Command {
 	return cmd
 }
 
-// completeAuthorities offers the authorities of the cluster.
-func (s *session) completeAuthorities(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	quiet := *s
-	quiet.err = io.Discard
-	b, err := quiet.compiled()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []cobra.Completion
-	for _, ca := range b.cluster.CAs {
-		names = append(names, ca.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
 // rotate prints the plan, or takes the store through one stage.
 func (s *session) rotate(k pki.Keyset, f rotateFlags) error {
 	if !f.plan && f.stage == 0 {
 		return &exitError{exitUsage, "nothing was asked for", "--plan prints the stages; --stage N begins one"}
 	}
-	b, err := s.compiled()
-	if err != nil {
-		return err
+	begin := s.withKeys
+	if f.plan {
+		begin = s.withFacts
 	}
-	inv, store, err := s.issued(b)
+	b, inv, store, err := begin()
 	if err != nil {
 		return err
 	}
@@ -103,9 +87,6 @@ func (s *session) rotate(k pki.Keyset, f rotateFlags) error {
 	}
 	if f.plan {
 		return s.printRotation(r, f.format)
-	}
-	if err := withKeys(inv, store); err != nil {
-		return err
 	}
 	var gate *pki.GateError
 	if err := r.Check(f.stage, f.confirm); errors.As(err, &gate) {
@@ -140,14 +121,7 @@ func rotation(c *compile.Cluster, inv *inventory.Inventory, k pki.Keyset, emerge
 
 func (s *session) printRotation(r *pki.Rotation, format string) error {
 	if format == "json" {
-		e := json.NewEncoder(s.out)
-		e.SetIndent("", "  ")
-		e.SetEscapeHTML(false)
-		return e.Encode(struct {
-			APIVersion string        `json:"apiVersion"`
-			Kind       string        `json:"kind"`
-			Rotation   *pki.Rotation `json:"rotation"`
-		}{"kthwc.dev/v1alpha1", "RotationPlan", r})
+		return s.document("RotationPlan", map[string]any{"rotation": r})
 	}
 	p := rotationPrinter{r: r}
 	p.all()

@@ -150,15 +150,8 @@ Whoever was a recipient before can still read them: what they must not know
 any more has to be issued again, or rotated.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			b, err := s.compiled()
+			b, _, store, err := s.withKeys()
 			if err != nil {
-				return err
-			}
-			inv, store, err := s.issued(b)
-			if err != nil {
-				return err
-			}
-			if err := withKeys(inv, store); err != nil {
 				return err
 			}
 			if err := store.Reseal(); err != nil {

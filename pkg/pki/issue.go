@@ -48,13 +48,14 @@ func Issue(s *Store, c *compile.Cluster, p *Plan, o Options, done func(Action)) 
 		return err
 	}
 	made, err := i.all(p, done)
-	if err != nil || len(made)+len(i.entries) == 0 {
+	if err != nil {
 		return err
 	}
-	for _, m := range made {
-		i.entries = append(i.entries, m...)
+	entries := slices.Concat(append([][]entry{i.entries}, made...)...)
+	if len(entries) == 0 {
+		return nil
 	}
-	return s.commit(i.entries)
+	return s.commit(entries)
 }
 
 // root is an authority that can sign.
@@ -72,19 +73,17 @@ type issuer struct {
 	newKeys bool // also where a renewal would keep the key
 }
 
-// newRoots makes the new authorities, and takes the others from the store.
+// newRoots makes the authorities that there are not yet: the rest is signed by them.
 func (i *issuer) newRoots(p *Plan, done func(Action)) error {
 	for _, a := range p.Actions {
-		if a.Kind != Authority {
+		if a.Kind != Authority || a.Do != DoIssue {
 			continue
 		}
 		at := slices.IndexFunc(i.model.CAs, func(ca compile.CA) bool { return ca.Name == a.Name })
-		if a.Do == DoIssue {
-			if err := i.newRoot(&i.model.CAs[at]); err != nil {
-				return fmt.Errorf("make the authority %s: %w", a.Name, err)
-			}
-			done(a)
+		if err := i.newRoot(&i.model.CAs[at]); err != nil {
+			return fmt.Errorf("make the authority %s: %w", a.Name, err)
 		}
+		done(a)
 	}
 	return nil
 }

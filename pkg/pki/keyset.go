@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -125,11 +124,7 @@ func (s *Store) states(c *compile.Cluster, k Keyset) ([]state, error) {
 }
 
 func (s *Store) advance(k Keyset, states []state, entries ...entry) error {
-	data, err := json.Marshal(states)
-	if err != nil {
-		return err
-	}
-	return s.commit(append(entries, entry{name: k.key(), kind: keysetType, data: data}))
+	return s.commit(append(entries, keysetEntry(k.key(), states)))
 }
 
 // moved is the keyset of a pair whose primary is written again: its primary is
@@ -144,8 +139,7 @@ func (s *Store) moved(name string) []entry {
 			states[i].Generation = s.Generation() + 1
 		}
 	}
-	data, _ := json.Marshal(states) // strings and numbers only: it cannot fail
-	return []entry{{name: name, kind: keysetType, data: data}}
+	return []entry{keysetEntry(name, states)}
 }
 
 // stateOf is the state of an encryption key; "" before the first rotation.

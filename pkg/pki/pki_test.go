@@ -255,8 +255,13 @@ func TestNothingIsIssuedTwice(t *testing.T) {
 		c := model(t, example(t, name))
 		dir := t.TempDir() + "/store"
 		before := facts(t, issued(t, dir, c, today))
-		if plan := pki.MakePlan(c, before, pki.Options{Now: today.Add(24 * time.Hour)}); plan.Changes() {
+		plan := pki.MakePlan(c, before, pki.Options{Now: today.Add(24 * time.Hour)})
+		if plan.Changes() {
 			t.Errorf("%s: %+v", name, changes(plan))
+		}
+		s := open(t, dir, c)
+		if err := pki.Issue(s, c, plan, pki.Options{Now: today}, nil); err != nil || s.Generation() != 1 {
+			t.Errorf("%s: a plan with nothing to do made generation %d: %v", name, s.Generation(), err)
 		}
 		text, err := before.YAML()
 		if err != nil {

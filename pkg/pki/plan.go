@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,8 +44,16 @@ type Action struct {
 
 // Reason is one sentence, and where it comes from.
 type Reason struct {
-	Text string        `json:"text"`
-	From origin.Origin `json:"-"`
+	Text string
+	From origin.Origin
+}
+
+// MarshalJSON is the sentence, and the fields that it comes from.
+func (r Reason) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Text string   `json:"text"`
+		From []string `json:"from,omitempty"`
+	}{r.Text, r.From.Sources()})
 }
 
 // Plan is what [Issue] would do, in the order of doing it.

@@ -405,7 +405,7 @@ func (s *Store) Reseal() error {
 // used is the versions of a name that its keyset lists, or else the newest.
 func (s *Store) used(name string) []kept {
 	versions := s.entries[name]
-	states := s.keysets[strings.TrimPrefix(name[:max(strings.LastIndexByte(name, '.'), 0)], "pki/")]
+	states := s.keysets[setOf(name)]
 	listed := slices.DeleteFunc(slices.Clone(versions), func(k kept) bool {
 		return !slices.ContainsFunc(states, func(s state) bool { return s.Generation == k.generation })
 	})

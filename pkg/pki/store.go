@@ -351,8 +351,7 @@ func rank(s string) int {
 // current is the version of a name that is in use: the primary of its keyset,
 // or the newest.
 func (s *Store) current(name string) (kept, bool) {
-	set := strings.TrimPrefix(strings.TrimSuffix(name, path.Ext(name)), "pki/")
-	for _, k := range s.keysets[set] {
+	for _, k := range s.keysets[setOf(name)] {
 		if k.State == inventory.Primary {
 			return s.version(name, k.Generation)
 		}
@@ -362,6 +361,11 @@ func (s *Store) current(name string) (kept, bool) {
 		return kept{}, false
 	}
 	return versions[len(versions)-1], true
+}
+
+// setOf is the keyset that the versions of a name are in, if there is one.
+func setOf(name string) string {
+	return strings.TrimPrefix(strings.TrimSuffix(name, path.Ext(name)), "pki/")
 }
 
 func (s *Store) version(name string, generation int) (kept, bool) {
