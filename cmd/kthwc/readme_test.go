@@ -99,6 +99,31 @@ func TestTranscriptsMatchLineByLine(t *testing.T) {
 	}
 }
 
+// The two commands that set a fresh machine up stand before everything else.
+func TestReadmeBeginsWithTheTwoCommands(t *testing.T) {
+	page, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```")
+	block, _, _ = strings.Cut(block, "```")
+	var commands []string
+	for line := range strings.Lines(block) {
+		if command, _, _ := strings.Cut(line, "#"); strings.Contains(command, " ") {
+			commands = append(commands, strings.TrimSpace(command))
+		}
+	}
+	if len(commands) != 2 || commands[1] != "make test" {
+		t.Fatalf("%q", commands)
+	}
+	out := filepath.Join(t.TempDir(), "rendered")
+	cmd := exec.Command("sh", "-c", strings.Replace(commands[0], "-o rendered", "-o "+out, 1))
+	cmd.Dir = "../.."
+	if text, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(text), "files for 6 nodes") {
+		t.Errorf("%s: %v\n%s", commands[0], err, text)
+	}
+}
+
 // README names every command, and no other.
 func TestReadmeListsTheCommands(t *testing.T) {
 	page, err := os.ReadFile(readme)
