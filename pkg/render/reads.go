@@ -2,7 +2,6 @@ package render
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/pkg/tree"
@@ -18,7 +17,7 @@ func (b *builder) readers() {
 			continue
 		}
 		for _, p := range b.named(f.Body) {
-			named[p] = append(named[p], unitsOf(f)...)
+			named[p] = append(named[p], f.Units()...)
 		}
 	}
 	for i, f := range b.out.Files {
@@ -43,14 +42,6 @@ func (b *builder) unitsFrom(names []string) origin.Origin {
 		}
 	}
 	return out
-}
-
-// unitsOf are the units that act on a file: a unit's own file is its own.
-func unitsOf(f *tree.File) []string {
-	if name, ok := strings.CutPrefix(f.Path, "/etc/systemd/system/"); ok && !strings.Contains(name, "/") {
-		return []string{name}
-	}
-	return f.Readers
 }
 
 // named lists the paths that a body names, once for a body that nodes share.

@@ -283,5 +283,5 @@ func (b *builder) packages(names ...string) {
 }
 
 func (b *builder) unit(name, gate string) {
-	b.out.Units = append(b.out.Units, tree.Unit{Name: name, Enabled: true, Started: true, Gate: gate, From: b.as})
+	b.out.Units = append(b.out.Units, tree.Unit{Name: name, Enabled: true, Started: true, Gate: gate, Probes: b.probes(gate), From: b.as})
 }

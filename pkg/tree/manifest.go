@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/kthwc/kthwc/pkg/origin"
+	"github.com/kthwc/kthwc/pkg/secret"
 )
 
 // Manifest is MANIFEST.json: everything of a tree that files on disk cannot
@@ -75,11 +76,55 @@ type ManifestFact struct {
 
 // ManifestUnit is a systemd unit.
 type ManifestUnit struct {
-	Name    string   `json:"name"`
-	Enabled bool     `json:"enabled"`
-	Started bool     `json:"started"`
-	Gate    string   `json:"gate,omitempty"`
-	From    []string `json:"from"`
+	Name    string          `json:"name"`
+	Enabled bool            `json:"enabled"`
+	Started bool            `json:"started"`
+	Gate    string          `json:"gate,omitempty"`
+	Probes  []ManifestProbe `json:"probes,omitempty"`
+	From    []string        `json:"from"`
+}
+
+// ManifestProbe is a Probe; its material stands as placeholders.
+type ManifestProbe struct {
+	URL    string   `json:"url"`
+	Host   string   `json:"host,omitempty"`
+	Want   []string `json:"want,omitempty"`
+	CA     string   `json:"ca,omitempty"`
+	Cert   string   `json:"cert,omitempty"`
+	Key    string   `json:"key,omitempty"`
+	Serves string   `json:"serves,omitempty"`
+	First  bool     `json:"first,omitempty"`
+}
+
+func manifestProbes(probes []Probe) []ManifestProbe {
+	name := func(r secret.Ref) string {
+		if r.IsZero() {
+			return ""
+		}
+		return r.String()
+	}
+	var out []ManifestProbe
+	for _, p := range probes {
+		out = append(out, ManifestProbe{p.URL, p.Host, p.Want, name(p.CA), name(p.Cert), name(p.Key), name(p.Serves), p.First})
+	}
+	return out
+}
+
+func (m ManifestProbe) probe() (Probe, error) {
+	p := Probe{URL: m.URL, Host: m.Host, Want: m.Want, First: m.First}
+	for _, r := range []struct {
+		into *secret.Ref
+		text string
+	}{{&p.CA, m.CA}, {&p.Cert, m.Cert}, {&p.Key, m.Key}, {&p.Serves, m.Serves}} {
+		if r.text == "" {
+			continue
+		}
+		var err error
+		if *r.into, err = secret.Parse(r.text); err != nil {
+			return Probe{}, err
+		}
+	}
+	return p, nil
 }
 
 // Manifest describes the tree.
@@ -109,7 +154,7 @@ func (m *Manifest) node(n *Node, known map[*Body][2]string) ManifestNode {
 		out.Binaries = append(out.Binaries, ManifestFact{Name: b.Name, Version: b.Version, Arch: b.Arch, Path: b.Path, From: b.From.Sources()})
 	}
 	for _, u := range n.Units {
-		out.Units = append(out.Units, ManifestUnit{u.Name, u.Enabled, u.Started, u.Gate, u.From.Sources()})
+		out.Units = append(out.Units, ManifestUnit{u.Name, u.Enabled, u.Started, u.Gate, manifestProbes(u.Probes), u.From.Sources()})
 	}
 	for _, f := range n.Files {
 		out.Entries = append(out.Entries, m.entry(f, known))

@@ -34,7 +34,10 @@ func ReadDir(dir string) (*Rendered, error) {
 		return nil, err
 	}
 	for i := range m.Nodes {
-		n := m.Nodes[i].node()
+		n, err := m.Nodes[i].node()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", ManifestName, m.Nodes[i].Name, err)
+		}
 		d.r.Tree.Nodes = append(d.r.Tree.Nodes, n)
 		if err := d.entries(m.Nodes[i].Entries, func(p string) string { return OnDisk(n.Name, p) }, &n.Files); err != nil {
 			return nil, err
@@ -190,7 +193,7 @@ func (e *Entry) file() (*File, error) {
 }
 
 // node is everything of the host but its files.
-func (m *ManifestNode) node() *Node {
+func (m *ManifestNode) node() (*Node, error) {
 	c := m.Connection
 	n := &Node{Name: m.Name, Roles: m.Roles, Swap: m.Swap, SwapFrom: origin.Parse(m.SwapFrom...), From: origin.Parse(m.From...),
 		Connection: Connection{c.Address, c.Port, c.User, c.HostKey, c.Bastion, origin.Parse(c.From...)}}
@@ -204,7 +207,15 @@ func (m *ManifestNode) node() *Node {
 		n.Binaries = append(n.Binaries, Binary{b.Name, b.Version, b.Arch, b.Path, origin.Parse(b.From...)})
 	}
 	for _, u := range m.Units {
-		n.Units = append(n.Units, Unit{u.Name, u.Enabled, u.Started, u.Gate, origin.Parse(u.From...)})
+		unit := Unit{Name: u.Name, Enabled: u.Enabled, Started: u.Started, Gate: u.Gate, From: origin.Parse(u.From...)}
+		for _, m := range u.Probes {
+			p, err := m.probe()
+			if err != nil {
+				return nil, err
+			}
+			unit.Probes = append(unit.Probes, p)
+		}
+		n.Units = append(n.Units, unit)
 	}
-	return n
+	return n, nil
 }

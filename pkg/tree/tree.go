@@ -128,13 +128,35 @@ type File struct {
 	Metadata     origin.Origin // of mode, owner and group, where they have sources of their own
 }
 
+// Units are the units that a change of the file concerns: its readers, and of a
+// unit's own file the unit.
+func (f *File) Units() []string {
+	if name, ok := strings.CutPrefix(f.Path, "/etc/systemd/system/"); ok && !strings.Contains(name, "/") {
+		return []string{name}
+	}
+	return f.Readers
+}
+
 // Unit is a systemd unit of a node.
 type Unit struct {
 	Name    string // "etcd.service"
 	Enabled bool
 	Started bool
-	Gate    string // class of the check that must pass after a restart: "etcd", "apiserver", "kubelet", ...
+	Gate    string  // class of the check that must pass after a restart: "etcd", "apiserver", "kubelet", ...
+	Probes  []Probe // how that check asks the unit; none: systemd's word is all there is
 	From    origin.Origin
+}
+
+// Probe is a question that the unit's own host can ask it over HTTP.
+type Probe struct {
+	URL    string     // with an address of the host itself, mostly loopback
+	Host   string     // the HTTP host, where it is not the URL's
+	Want   []string   // what a good answer (status 200) contains: of its body, or lines "Header: value"
+	CA     secret.Ref // the server is verified with it, by the URL's host; zero: it is not verified
+	Cert   secret.Ref // what is shown to it, and its key
+	Key    secret.Ref
+	Serves secret.Ref // the certificate that it must serve; zero: whichever
+	First  bool       // asked after a first start only: later it may differ and be right
 }
 
 // Package is an operating system package of a node.

@@ -281,7 +281,7 @@ func (d *dialler) reach(ctx context.Context, h *hop) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.options.ConnectTimeout)
 	defer cancel()
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", h.address())
+	c, err := d.options.Dial(ctx, "tcp", h.address())
 	if err != nil {
 		return nil, dialFault(h.label, err)
 	}

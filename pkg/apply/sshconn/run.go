@@ -25,6 +25,7 @@ type Command struct {
 	Script    Script
 	Args      []string  // "$1", "$2" and so on of the Script
 	Stdin     io.Reader // nil is empty; sent only after the command was begun
+	Watch     io.Writer // gets standard output as it comes; must not block
 	MaxOutput int64     // of standard output, and of standard error; 1 MiB
 	Sudo      bool
 
@@ -150,6 +151,7 @@ func (c *Conn) newRun(cmd Command, program string, session *ssh.Session, cancel 
 	for _, s := range []*stream{&r.out, &r.err} {
 		*s = stream{mark: []byte("\n" + r.token), most: cmd.MaxOutput, full: func() { cancel(errTooMuch) }, news: r.wake}
 	}
+	r.out.watch = cmd.Watch
 	return r
 }
 
@@ -421,6 +423,8 @@ type stream struct {
 	full func()
 	news chan<- struct{}
 
+	watch io.Writer // may be nil
+
 	mu      sync.Mutex
 	noise   []byte
 	marked  bool
@@ -441,6 +445,9 @@ func (s *stream) Write(p []byte) (int, error) {
 		s.full()
 	}
 	s.content = append(s.content, p...)
+	if s.watch != nil && len(p) > 0 {
+		_, _ = s.watch.Write(p) // whoever watches has errors of its own
+	}
 	return n, nil
 }
 

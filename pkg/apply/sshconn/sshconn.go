@@ -58,6 +58,9 @@ type Options struct {
 	Getenv           func(string) string // for SSH_AUTH_SOCK and ${…} in the configuration; nil is an empty environment
 	KnownHosts       []string            // instead of the configuration's files
 
+	// Dial opens the connection to the first hop; nil is the network as it is.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 	Passphrase   PassphraseFunc                                         // nil: encrypted key files are passed over
 	SudoPassword func(ctx context.Context, host string) ([]byte, error) // nil: sudo must not ask
 
@@ -89,6 +92,9 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.Parallel, 8)
 	orDefault(&o.SudoTimeout, 30*time.Second)
 	orDefault(&o.EndTimeout, 2*time.Second)
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
 	if o.Getenv == nil {
 		o.Getenv = func(string) string { return "" }
 	}
