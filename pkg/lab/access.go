@@ -53,20 +53,24 @@ func (l *Lab) accessKind() kind {
 		files: true,
 		present: func(_ context.Context, s Step) bool {
 			known, err := l.knownHosts()
-			return err == nil && readText(l.path("known_hosts")) == known && readText(l.path("ssh_config")) == l.sshConfig(s.With)
+			return err == nil && readText(l.path("known_hosts")) == known && readText(l.SSHConfig()) == l.sshConfig(s.With)
 		},
 		ensure: func(_ context.Context, s Step) error {
 			known, err := l.knownHosts()
 			if err != nil {
 				return err
 			}
-			return errors.Join(writeFile(l.path("known_hosts"), []byte(known), 0o600), writeFile(l.path("ssh_config"), []byte(l.sshConfig(s.With)), 0o600))
+			return errors.Join(writeFile(l.path("known_hosts"), []byte(known), 0o600), writeFile(l.SSHConfig(), []byte(l.sshConfig(s.With)), 0o600))
 		},
 		undo: func(context.Context, Step) error {
-			return errors.Join(os.RemoveAll(l.path("known_hosts")), os.RemoveAll(l.path("ssh_config")))
+			return errors.Join(os.RemoveAll(l.path("known_hosts")), os.RemoveAll(l.SSHConfig()))
 		},
 	}
 }
+
+// SSHConfig is where up writes the settings of ssh: each machine under its name
+// and under its addresses, with the key that logs in and those of the hosts.
+func (l *Lab) SSHConfig() string { return l.path("ssh_config") }
 
 func (l *Lab) sshConfig(lines []string) string {
 	return strings.ReplaceAll(strings.Join(lines, "\n")+"\n", "@/", l.State+"/")
@@ -136,13 +140,15 @@ func (l *Lab) advice(name string) string {
 	return fmt.Sprintf("run `kthwc lab up` again; the whole console is in %s, the commands in %s", l.path("machines", name, "console.log"), l.path("commands.log"))
 }
 
+var errNotUp = &Error{Failed, "the lab does not run", "kthwc lab up starts it"}
+
 // ask runs a command on a machine and gives its answer, also when it fails.
 func (l *Lab) ask(ctx context.Context, name string, words ...string) (string, error) {
 	pid, ok := l.holder()
 	if !ok {
-		return "", errors.New("the lab does not run")
+		return "", errNotUp
 	}
-	return l.runner.run(ctx, 20*time.Second, inNetwork(pid, asking(l.path("ssh_config"), name, words...)...)...)
+	return l.runner.run(ctx, 20*time.Second, inNetwork(pid, asking(l.SSHConfig(), name, words...)...)...)
 }
 
 // SSH is the command that logs in to a machine of the lab, or runs words there.
@@ -159,7 +165,7 @@ func (l *Lab) SSH(name string, words ...string) (*exec.Cmd, error) {
 	for i, w := range words {
 		remote[i] = Quote(w)
 	}
-	return l.Here(ssh(l.path("ssh_config"), name, remote...)...)
+	return l.Here(ssh(l.SSHConfig(), name, remote...)...)
 }
 
 // Here is a command that runs on this machine, in the lab's network.
@@ -167,10 +173,9 @@ func (l *Lab) Here(command ...string) (*exec.Cmd, error) {
 	if os.Geteuid() != 0 {
 		return nil, errNotRoot
 	}
-	l.resume()
 	pid, ok := l.holder()
 	if !ok {
-		return nil, &Error{Failed, "the lab does not run", "kthwc lab up starts it"}
+		return nil, errNotUp
 	}
 	argv := inNetwork(pid, command...)
 	path, ok := find(argv[0])
@@ -178,11 +183,4 @@ func (l *Lab) Here(command ...string) (*exec.Cmd, error) {
 		return nil, &Error{Lacking, argv[0] + " is missing", "apt-get install util-linux"}
 	}
 	return exec.Command(path, argv[1:]...), nil
-}
-
-// resume takes the lab's name from its journal, where the directory was moved.
-func (l *Lab) resume() {
-	if id := readJournal([]byte(readText(l.path("journal")))).id; id != "" {
-		l.id = id
-	}
 }

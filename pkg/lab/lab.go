@@ -104,7 +104,11 @@ func Open(o Options) (*Lab, error) {
 		}
 		*path = absolute
 	}
-	return &Lab{Options: o, id: labID(o.State)}, nil
+	l := &Lab{Options: o, id: labID(o.State)}
+	if id := readJournal([]byte(readText(l.path("journal")))).id; id != "" {
+		l.id = id // where the directory was moved
+	}
+	return l, nil
 }
 
 // absolutePath is a path without links, of which the last parts may not exist yet.

@@ -206,7 +206,7 @@ func (b *Balancer) config() []string {
 func (f *Fleet) accessLines() []string {
 	var out []string
 	for _, m := range f.Machines {
-		out = append(out, "Host "+m.Name,
+		out = append(out, "Host "+strings.Join(m.names(), " "),
 			"    HostName "+m.Address(),
 			"    Port "+strconv.Itoa(m.Port),
 			"    User "+m.User)
@@ -224,12 +224,18 @@ func (f *Fleet) accessLines() []string {
 		"    LogLevel ERROR")
 }
 
-// knownNames are the names that known_hosts has a machine under.
-func (m Machine) knownNames() string {
+// names are what a machine is asked for by: its name and its addresses.
+func (m Machine) names() []string {
 	names := []string{m.Name}
 	for _, p := range m.Addresses {
 		names = append(names, p.Addr().String())
 	}
+	return names
+}
+
+// knownNames are the names that known_hosts has a machine under.
+func (m Machine) knownNames() string {
+	names := m.names()
 	if m.Port != 22 {
 		for i, n := range names {
 			names[i] = fmt.Sprintf("[%s]:%d", n, m.Port)

@@ -56,7 +56,6 @@ func (l *Lab) Status(ctx context.Context) (*Status, error) {
 	if os.Geteuid() != 0 {
 		return nil, errNotRoot
 	}
-	l.resume()
 	l.runner = &runner{id: l.id, getenv: l.Getenv}
 	s := &Status{Machines: make([]MachineStatus, len(f.Machines))}
 	if f.Balancer != nil {
