@@ -216,7 +216,7 @@ func (f *Fleet) accessLines() []string {
 		"    IdentitiesOnly yes",
 		"    IdentityAgent none",
 		"    UserKnownHostsFile @/known_hosts",
-		"    GlobalKnownHostsFile /dev/null",
+		"    GlobalKnownHostsFile @/known_hosts", // so that no other is read
 		"    StrictHostKeyChecking yes",
 		"    PasswordAuthentication no",
 		"    ConnectTimeout 5",

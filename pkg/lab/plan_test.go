@@ -204,7 +204,7 @@ func TestSSHReadsItsSettings(t *testing.T) {
 	}
 	for _, want := range []string{
 		"hostname 10.240.0.21", "user admin", "port 2222", "identityfile /state/id_ed25519", "identitiesonly yes",
-		"userknownhostsfile /state/known_hosts", "globalknownhostsfile /dev/null", "stricthostkeychecking true", "identityagent none",
+		"userknownhostsfile /state/known_hosts", "globalknownhostsfile /state/known_hosts", "stricthostkeychecking true", "identityagent none",
 	} {
 		if !slices.Contains(strings.Split(string(out), "\n"), want) {
 			t.Errorf("ssh does not have %q:\n%s", want, out)
