@@ -2,7 +2,6 @@ package kube
 
 import (
 	"context"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -74,6 +73,9 @@ func (c *Client) resource(ctx context.Context, apiVersion, name string) (kind, e
 // path is where an object is, and whether its namespace fits its kind. An empty
 // name is the collection.
 func (c *Client) path(ctx context.Context, r Ref) (string, error) {
+	if err := segments(r.Namespace, r.Name); err != nil {
+		return "", err
+	}
 	k, err := c.resource(ctx, r.APIVersion, r.Kind)
 	if err != nil {
 		return "", err
@@ -81,7 +83,7 @@ func (c *Client) path(ctx context.Context, r Ref) (string, error) {
 	p := prefix(r.APIVersion)
 	switch {
 	case k.namespaced && r.Namespace != "":
-		p += "/namespaces/" + url.PathEscape(r.Namespace)
+		p += "/namespaces/" + r.Namespace
 	case k.namespaced && r.Name != "":
 		return "", fault(Invalid, nil, "%s belongs to a namespace, and none is given", r)
 	case !k.namespaced && r.Namespace != "":
@@ -89,7 +91,17 @@ func (c *Client) path(ctx context.Context, r Ref) (string, error) {
 	}
 	p += "/" + k.resource
 	if r.Name != "" {
-		p += "/" + url.PathEscape(r.Name)
+		p += "/" + r.Name
 	}
 	return p, nil
+}
+
+// segments refuses names that would lead elsewhere in a path.
+func segments(names ...string) error {
+	for _, name := range names {
+		if name == "." || name == ".." || strings.ContainsAny(name, "/%?#") {
+			return fault(Invalid, nil, "%q cannot be a name", name)
+		}
+	}
+	return nil
 }

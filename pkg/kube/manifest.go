@@ -1,7 +1,15 @@
 package kube
 
 import (
-	"context"
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	strict "sigs.k8s.io/yaml"
 )
 
 // Manifest is a file of YAML documents, each an object or a List of them. Their
@@ -11,56 +19,121 @@ type Manifest struct {
 	Text []byte
 }
 
-// Do says what becomes of an object.
-type Do string
-
-// What can become of an object.
-const (
-	Add     Do = "add"
-	Alter   Do = "change"
-	Remove  Do = "delete"
-	Same    Do = "same"
-	Release Do = "release" // no manifest has it any more, but it is not ours to delete: only forgotten
-	Unknown Do = "unknown" // Error says why it could not be found out, or not be done
-)
-
-// Change is what becomes of one object, or became of it.
-type Change struct {
-	Do                                          Do
-	Manifest, APIVersion, Kind, Namespace, Name string
-	What                                        []string // what differs: "spec.replicas 2 → 3"; of a Secret never a value
-	Owners                                      []string // other field managers from whom fields are taken: "kubectl-client-side-apply: .spec.replicas"
-	Warnings                                    []string // of the API server, such as that a version is deprecated
-	Error                                       string
+// wanted is one object of a manifest.
+type wanted struct {
+	Object
+	manifest string
 }
 
-// Ref names the object.
-func (c Change) Ref() Ref { return Ref{c.APIVersion, c.Kind, c.Namespace, c.Name} }
-
-// Plan compares manifests with the cluster: the server says what each object
-// would become (a dry run), and the inventory which objects no manifest has any
-// more. It changes nothing. The changes are in the order of the manifests, then
-// what is deleted. An object that cannot be compared is Unknown, and only what
-// makes all comparison impossible is an error.
-func (c *Client) Plan(ctx context.Context, cluster string, manifests []Manifest) ([]Change, error) {
-	return nil, fault(Invalid, nil, "manifests cannot be compared yet")
+// parse reads manifests into objects, in order. What is given twice, or lacks a
+// name, is an error of kind Invalid that says where.
+func parse(manifests []Manifest) ([]wanted, error) {
+	var all []wanted
+	for _, m := range manifests {
+		objects, err := documents(m.Text)
+		if err != nil {
+			return nil, fault(Invalid, err, "%s", m.Name)
+		}
+		for _, o := range objects {
+			all = append(all, wanted{o, m.Name})
+		}
+	}
+	return all, check(all)
 }
 
-// Apply makes the cluster have what the manifests say, by server-side apply
-// with field manager [Manager], and deletes what the inventory has and no
-// manifest. It ends with the first object that fails; nothing is deleted then.
-// Each object that was dealt with is given to done (may be nil), in order.
-// The inventory is written before an object is made and after it is deleted:
-// ended at any moment, the next Apply completes what this one began.
-func (c *Client) Apply(ctx context.Context, cluster string, manifests []Manifest, done func(Change)) error {
-	return fault(Invalid, nil, "manifests cannot be applied yet")
+func documents(text []byte) ([]Object, error) {
+	var objects []Object
+	reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
+	for number := 1; ; number++ {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return objects, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		o, err := decode(document)
+		if err != nil {
+			return nil, fault(Invalid, err, "document %d cannot be read", number)
+		}
+		objects = append(objects, flat(o)...)
+	}
 }
 
-// Drain evicts the pods of a cordoned node, as kubectl drain does: disruption
-// budgets are waited for, what DaemonSets run stays, data in emptyDir is lost,
-// and pods that nobody will make again are evicted too, but named. It ends when
-// they are gone, or with the context: the error then names the pods that are
-// left, and what each waits for. Progress is told each change.
-func (c *Client) Drain(ctx context.Context, name string, progress func(string)) error {
-	return fault(Invalid, nil, "nodes cannot be drained yet")
+// decode reads a document. One without anything but comments is nil.
+func decode(document []byte) (o Object, err error) {
+	text, err := strict.YAMLToJSONStrict(document)
+	if err != nil {
+		return nil, err
+	}
+	return o, json.Unmarshal(text, (*map[string]any)(&o))
+}
+
+// flat takes a List apart.
+func flat(o Object) []Object {
+	switch {
+	case o == nil:
+		return nil
+	case o.Str("kind") == "List":
+		return o.List("items")
+	}
+	return []Object{o}
+}
+
+func check(all []wanted) error {
+	seen := map[string]string{}
+	for _, w := range all {
+		r := w.Ref()
+		if r.APIVersion == "" || r.Kind == "" || r.Name == "" {
+			return fault(Invalid, nil, "%s: an object needs apiVersion, kind and metadata.name; one has %q, %q, %q", w.manifest, r.APIVersion, r.Kind, r.Name)
+		}
+		if key(r) == key(inventoryRef) {
+			return fault(Invalid, nil, "%s: %s is kthwc's own list of what it applied; a manifest cannot have it", w.manifest, r)
+		}
+		if before, twice := seen[key(r)]; twice {
+			return fault(Invalid, nil, "%s is in %s and again in %s", r, before, w.manifest)
+		}
+		seen[key(r)] = w.manifest
+	}
+	return nil
+}
+
+// key tells objects apart. The version of an API does not: one object is served
+// in several.
+func key(r Ref) string {
+	return strings.Join([]string{group(r.APIVersion), r.Kind, r.Namespace, r.Name}, "\x00")
+}
+
+func group(apiVersion string) string {
+	g, _, named := strings.Cut(apiVersion, "/")
+	if !named {
+		return ""
+	}
+	return g
+}
+
+// provides is which kinds and namespaces manifests bring along: what needs
+// them cannot be compared before they are there.
+type provides struct {
+	kinds      map[string]wanted // definitions, by "group\x00Kind"
+	namespaces map[string]string // manifests, by name
+}
+
+func provided(all []wanted) provides {
+	p := provides{map[string]wanted{}, map[string]string{}}
+	for _, w := range all {
+		switch w.Str("kind") {
+		case "CustomResourceDefinition":
+			p.kinds[w.Str("spec", "group")+"\x00"+w.Str("spec", "names", "kind")] = w
+		case "Namespace":
+			p.namespaces[w.Str("metadata", "name")] = w.manifest
+		}
+	}
+	return p
+}
+
+// kind is the definition of an object's kind that a manifest brings.
+func (p provides) kind(r Ref) (wanted, bool) {
+	w, ok := p.kinds[group(r.APIVersion)+"\x00"+r.Kind]
+	return w, ok
 }

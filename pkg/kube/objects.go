@@ -3,7 +3,6 @@ package kube
 import (
 	"context"
 	"net/url"
-	"strconv"
 )
 
 // Get reads an object. One that is not there is an error of kind NotFound.
@@ -93,26 +92,4 @@ func (c *Client) send(ctx context.Context, verb string, r Ref, query url.Values,
 	}
 	o, _, err := c.do(ctx, request{verb: verb, path: p, query: query, body: body})
 	return o, err
-}
-
-// Logs has the last lines of a container's log: at most 4 MiB. An empty
-// container is the pod's only one.
-func (c *Client) Logs(ctx context.Context, namespace, pod, container string) ([]byte, error) {
-	query := url.Values{"tailLines": {"10000"}, "limitBytes": {strconv.Itoa(4 << 20)}}
-	if container != "" {
-		query.Set("container", container)
-	}
-	code, body, err := c.text(ctx, podPath(namespace, pod, "log"), query)
-	if err == nil && code != 200 {
-		err = c.refused(code, body)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return body, nil
-}
-
-// podPath is the path of a part of a pod.
-func podPath(namespace, pod, part string) string {
-	return "/api/v1/namespaces/" + url.PathEscape(namespace) + "/pods/" + url.PathEscape(pod) + "/" + part
 }
