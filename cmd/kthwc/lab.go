@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"text/tabwriter"
@@ -21,7 +22,7 @@ type labFlags struct{ cache, mirror string }
 
 func newLab(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "lab", Short: "Real hosts on this one machine, to try a cluster on"}
-	for _, verb := range []func(*session, *labFlags) *cobra.Command{newLabUp, newLabDown, newLabStatus, newLabSSH, newLabExec} {
+	for _, verb := range []func(*session, *labFlags) *cobra.Command{newLabUp, newLabDown, newLabStatus, newLabSSH, newLabExec, newLabFate(0), newLabFate(1), newLabFate(2), newLabFate(3), newLabServe} {
 		flags := &labFlags{}
 		c := verb(s, flags)
 		cmd.AddCommand(c)
@@ -71,6 +72,9 @@ func (s *session) labSummary(l *lab.Lab, fleet *lab.Fleet, changed bool) {
 	fmt.Fprintf(s.err, "\n%d machines are up", len(fleet.Machines))
 	if b := fleet.Balancer; b != nil {
 		fmt.Fprintf(s.err, ", and the balancer at %s port %d", b.Address, b.Port)
+	}
+	if at, ok := l.Forwarded(); ok {
+		fmt.Fprintf(s.err, "; this machine's %s leads to the API", at)
 	}
 	fmt.Fprintf(s.err, "\n  kthwc lab ssh %s -f %s\n  kthwc render -f %s --overlay %s\n", fleet.Machines[0].Name, s.file, s.file, l.Overlay())
 }
@@ -135,16 +139,75 @@ func newLabStatus(s *session, flags *labFlags) *cobra.Command {
 }
 
 func (s *session) labTable(status *lab.Status) error {
-	word := map[bool]string{true: "yes", false: "no"}
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MACHINE\tRUNNING\tADDRESS\tSSH\tSYSTEMD")
 	for _, m := range status.Machines {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, word[m.Running], m.Address, word[m.SSH], cmp.Or(m.Systemd, m.Error))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, running(m), m.Address, yes(m.SSH), cmp.Or(m.Systemd, m.Error))
 	}
-	if b := status.Balancer; b != nil {
-		fmt.Fprintf(w, "balancer\t%s\t%s\t-\t-\n", word[b.Running], b.Address)
+	for name, p := range status.Parts() {
+		fmt.Fprintf(w, "%s\t%s\t%s\t-\t-\n", name, yes(p.Running), cmp.Or(p.Address, "-"))
 	}
 	return w.Flush()
+}
+
+func yes(is bool) string {
+	if is {
+		return "yes"
+	}
+	return "no"
+}
+
+// running is a word for whether a machine runs, and what was done to it.
+func running(m lab.MachineStatus) string {
+	switch {
+	case m.Off:
+		return "off"
+	case m.Cut:
+		return "cut"
+	}
+	return yes(m.Running)
+}
+
+// fates are the verbs of what can befall a machine.
+var fates = []struct {
+	verb, short, did, was string
+	do                    func(*lab.Lab, context.Context, string) (bool, error)
+}{
+	{"off", "Cut a machine's power: everything on it ends at once, its disk stays", "is off", "was off", (*lab.Lab).Off},
+	{"on", "Boot a machine whose power was cut, and wait until it is ready", "is on and ready", "was on", (*lab.Lab).On},
+	{"cut", "Take a machine's network cable out; it runs on", "is cut off", "was cut off", (*lab.Lab).Cut},
+	{"join", "Put a machine's network cable back", "is joined again", "was joined", (*lab.Lab).Join},
+}
+
+// newLabFate is the verb of one row of fates.
+func newLabFate(row int) func(*session, *labFlags) *cobra.Command {
+	fate := fates[row]
+	return func(s *session, flags *labFlags) *cobra.Command {
+		return &cobra.Command{
+			Use:     fate.verb + " MACHINE",
+			Short:   fate.short,
+			Example: "  kthwc lab " + fate.verb + " controller-1",
+			Args:    cobra.ExactArgs(1),
+
+			ValidArgsFunction: s.completeMachines(flags),
+			RunE: func(cmd *cobra.Command, args []string) error {
+				l, err := s.openLab(flags)
+				if err != nil {
+					return err
+				}
+				changed, err := fate.do(l, cmd.Context(), args[0])
+				if err != nil {
+					return s.labStopped(cmd.Context(), err)
+				}
+				if !changed {
+					fmt.Fprintf(s.err, "%s %s already; nothing was done\n", args[0], fate.was)
+					return nil
+				}
+				fmt.Fprintf(s.err, "%s %s\n", args[0], fate.did)
+				return nil
+			},
+		}
+	}
 }
 
 func newLabSSH(s *session, flags *labFlags) *cobra.Command {
@@ -187,6 +250,24 @@ func newLabExec(s *session, flags *labFlags) *cobra.Command {
 				return s.attached(l.Here(args...))
 			}
 			return s.attached(l.SSH(args[0], args[1:]...))
+		},
+	}
+}
+
+// newLabServe is what lab up starts for what it serves itself; nobody types it.
+func newLabServe(s *session, _ *labFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:    "serve PART STATE",
+		Short:  "Be a part of a lab that is up",
+		Args:   cobra.ExactArgs(2),
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log := func(e lab.Event) { fmt.Fprintf(s.err, "%s: %s\n", e.Step, e.Detail) }
+			l, err := lab.Open(lab.Options{State: args[1], Cache: args[1], Getenv: s.getenv, Progress: log})
+			if err != nil {
+				return labError(err)
+			}
+			return labError(l.Serve(cmd.Context(), args[0]))
 		},
 	}
 }
@@ -236,7 +317,11 @@ func (s *session) openLab(flags *labFlags) (*lab.Lab, error) {
 	if cache == "" {
 		cache = filepath.Join(cacheDir(s.getenv), "kthwc", "lab")
 	}
-	l, err := lab.Open(lab.Options{State: filepath.Join(s.stateDir(name), "lab"), Cache: cache, Mirror: flags.mirror, Getenv: s.getenv, Progress: s.labProgress()})
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	l, err := lab.Open(lab.Options{State: filepath.Join(s.stateDir(name), "lab"), Cache: cache, Mirror: flags.mirror, Self: self, Getenv: s.getenv, Progress: s.labProgress()})
 	return l, labError(err)
 }
 

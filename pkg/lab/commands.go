@@ -74,9 +74,11 @@ func unmounting(dir string) []string {
 }
 
 // launcher boots a machine in its cgroups; one that reboots ends with 133 and is
-// booted again. The launcher itself stays outside: with version 2, a group with
+// booted again, in a network that is made again. The launcher itself stays outside: with version 2, a group with
 // processes in it cannot hand out controllers.
-const launcher = `enter() {
+const launcher = `rewire=$1
+shift
+enter() {
 	while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 1; shift; done
 	shift
 	exec "$@"
@@ -85,11 +87,12 @@ while :; do
 	code=0
 	(enter "$@") || code=$?
 	[ "$code" -eq 133 ] || exit "$code"
+	sh -euc "$rewire"
 done`
 
 // booting starts a machine whose root is at dir/root.
-func booting(name, dir string, cgroups []string) []string {
-	command := append([]string{"sh", "-euc", launcher, "launcher"}, cgroups...)
+func booting(name, dir, rewire string, cgroups []string) []string {
+	command := append([]string{"sh", "-euc", launcher, "launcher", rewire}, cgroups...)
 	command = append(command, "--", "systemd-nspawn", "--boot", "--register=no", "--keep-unit",
 		"--directory="+filepath.Join(dir, "root"), "--machine="+name, "--hostname="+name,
 		"--network-namespace-path=/run/netns/"+name,

@@ -28,9 +28,7 @@ type engine struct {
 	changed  bool
 }
 
-// up undoes what is not wanted any more and makes what is missing, in order. A
-// step that is made takes those after it along: all of them if it is the lab's,
-// those of its machine otherwise.
+// up undoes what is not wanted any more and makes what is missing, in order.
 func (e *engine) up(ctx context.Context, steps []Step) error {
 	if err := e.refuse(ctx, steps); err != nil {
 		return err
@@ -42,6 +40,12 @@ func (e *engine) up(ctx context.Context, steps []Step) error {
 			}
 		}
 	}
+	return e.make(ctx, steps)
+}
+
+// make makes what is missing of steps. A step that is made takes those after it
+// along: all of them if it is the lab's, those of its machine otherwise.
+func (e *engine) make(ctx context.Context, steps []Step) error {
 	remade := map[string]bool{}
 	for _, s := range steps {
 		if err := ctx.Err(); err != nil {

@@ -19,6 +19,14 @@ type Fleet struct {
 	Gateway  []netip.Prefix `json:"gateway"` // the operator's addresses on the bridge: every machine's way out
 	Machines []Machine      `json:"machines"`
 	Balancer *Balancer      `json:"balancer,omitempty"`
+	API      Endpoint       `json:"api"`
+}
+
+// Endpoint is where the cluster's API is: what cluster.yaml calls it, an address
+// or a name, and where connections to it go.
+type Endpoint struct {
+	Name    string         `json:"name"`
+	Address netip.AddrPort `json:"address"`
 }
 
 // Machine is one host.
@@ -68,6 +76,7 @@ func NewFleet(c *compile.Cluster) (*Fleet, error) {
 	if err := f.balance(c); err != nil {
 		return nil, err
 	}
+	f.API = Endpoint{c.API.Address.V.String(), netip.AddrPortFrom(endpoint(c), uint16(c.API.Port.V))}
 	for _, p := range c.Network.Nodes {
 		gateway, err := f.free(p.V)
 		if err != nil {
@@ -95,6 +104,20 @@ func (f *Fleet) balance(c *compile.Cluster) error {
 		f.Balancer = &Balancer{Address: address, Port: l.Port.V, Host: c.API.HealthHost.V, Backends: backends(c)}
 	}
 	return nil
+}
+
+// endpoint is the address of the balancer, or else of the machine that clients
+// are sent to: the first controller, where cluster.yaml has but a name.
+func endpoint(c *compile.Cluster) netip.Addr {
+	if a := c.API.Address.V.IP; a.IsValid() {
+		return a
+	}
+	for _, n := range c.Nodes {
+		if n.Controller {
+			return n.Addresses[0].V
+		}
+	}
+	return netip.Addr{}
 }
 
 // backends pairs what the balancer dials on each controller: the API server, and

@@ -30,8 +30,11 @@ func (l *Lab) engine() *engine {
 		wire:      l.wireKind(),
 		overlay:   l.overlayKind(),
 		boot:      l.bootKind(),
+		cable:     l.cableKind(),
 		balance:   l.balanceKind(),
 		access:    l.accessKind(),
+		resolve:   l.servantKind(),
+		forward:   l.servantKind(),
 		ready:     l.readyKind(),
 	}}
 }
@@ -264,17 +267,32 @@ func bootPart(name string) string { return boot + "/" + name }
 func (l *Lab) bootKind() kind {
 	return kind{
 		present: func(_ context.Context, s Step) bool { return len(l.marked(bootPart(s.Of))) > 0 },
-		ensure: func(_ context.Context, s Step) error {
-			pid, ok := l.holder()
-			if !ok {
-				return errors.New("the lab's namespaces have gone")
-			}
-			return l.runner.start(bootPart(s.Of), l.path("machines", s.Of, "console.log"), inside(pid, booting(s.Of, l.path("machines", s.Of), s.With)...)...)
-		},
+		ensure:  func(_ context.Context, s Step) error { return l.boot(s) },
 		undo: func(ctx context.Context, s Step) error {
 			return l.kill(ctx, func() []int { return append(pids(l.marked(bootPart(s.Of))), cgroupProcesses(s.With)...) })
 		},
 	}
+}
+
+// boot starts a machine's launcher: from now on the machine is on.
+func (l *Lab) boot(s Step) error {
+	f, err := l.Fleet()
+	if err != nil {
+		return err
+	}
+	m, err := f.Machine(s.Of)
+	if err != nil {
+		return err
+	}
+	pid, ok := l.holder()
+	if !ok {
+		return errors.New("the lab's namespaces have gone")
+	}
+	if err := os.RemoveAll(l.offMark(s.Of)); err != nil {
+		return err
+	}
+	dir := l.path("machines", s.Of)
+	return l.runner.start(bootPart(s.Of), filepath.Join(dir, "console.log"), inside(pid, booting(s.Of, dir, f.rewire(m), s.With)...)...)
 }
 
 func (l *Lab) balanceKind() kind {

@@ -30,6 +30,7 @@ type Options struct {
 	State    string              // directory of everything that belongs to this lab
 	Cache    string              // directory of root file systems, shared by labs
 	Mirror   string              // Debian archive to build the root file system from
+	Self     string              // this program: `lab serve PART STATE` of it calls Serve
 	Getenv   func(string) string // of the caller: settings of proxies reach the builder
 	Progress func(Event)         // may be nil
 }

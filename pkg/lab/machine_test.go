@@ -347,3 +347,10 @@ func TestLastLines(t *testing.T) {
 		t.Error("nothing became something")
 	}
 }
+
+func mustMkdir(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -44,8 +45,11 @@ const (
 	wire      = "network"
 	overlay   = "mount"
 	boot      = "boot"
+	cable     = "cable"
 	balance   = "balancer"
 	access    = "ssh settings"
+	resolve   = "resolver"
+	forward   = "forward"
 	ready     = "ready"
 )
 
@@ -71,12 +75,16 @@ func (f *Fleet) steps(at site) []Step {
 			Step{cgroups, m.Name, machineCgroups(at, m.Name)},
 			Step{wire, m.Name, f.wireLines(m)},
 			Step{overlay, m.Name, []string{at.image}},
-			Step{boot, m.Name, machineCgroups(at, m.Name)})
+			Step{boot, m.Name, machineCgroups(at, m.Name)},
+			Step{cable, m.Name, []string{plug(m.Name, "up")}})
 	}
 	if f.Balancer != nil {
 		out = append(out, Step{balance, "", append(f.balancerLines(), f.Balancer.config()...)})
 	}
-	out = append(out, Step{access, "", f.accessLines()})
+	out = append(out,
+		Step{access, "", f.accessLines()},
+		Step{resolve, "", f.nameLines()},
+		Step{forward, "", []string{f.API.Address.String()}})
 	for _, m := range f.Machines {
 		out = append(out, Step{ready, m.Name, nil})
 	}
@@ -140,7 +148,7 @@ func join(name string, addresses []netip.Prefix) []string {
 		fmt.Sprintf("ip link add %s type veth peer name eth0 netns %s", port, name),
 		fmt.Sprintf("ip link set %s master %s up", port, bridgeName),
 		fmt.Sprintf("ip -n %s link set lo up", name),
-		fmt.Sprintf("ip -n %s link set eth0 up", name),
+		fmt.Sprintf("ip -n %s link set eth0 address %s up", name, hardware(name)),
 	}
 	for _, a := range addresses {
 		out = append(out, fmt.Sprintf("ip -n %s address add %s dev eth0%s", name, a, nodad(a.Addr())))
@@ -153,11 +161,27 @@ func leave(name string) []string {
 	return []string{"ip link delete " + portName(name), "ip netns delete " + name}
 }
 
+// plug puts a machine's cable in ("up") or takes it out ("down").
+func plug(name, way string) string { return "ip link set " + portName(name) + " " + way }
+
+// rewire is a script that makes a machine's place on the bridge again: what a
+// machine does to its network is gone when it boots again, as on others.
+func (f *Fleet) rewire(m Machine) string {
+	return strings.Join(leave(m.Name), " || :\n") + " || :\n" + strings.Join(f.wireLines(m), "\n")
+}
+
 // portName is the bridge's end of a machine's cable: names of interfaces are
 // short, names of machines are not.
 func portName(name string) string {
 	digest := sha256.Sum256([]byte(name))
 	return "port" + hex.EncodeToString(digest[:5])
+}
+
+// hardware is the address of a machine's network card. It is the same after the
+// machine was off, so that nobody sends to one that is gone.
+func hardware(name string) string {
+	digest := sha256.Sum256([]byte(name))
+	return net.HardwareAddr(append([]byte{2}, digest[:5]...)).String()
 }
 
 // nodad lets an IPv6 address be used at once: nobody else is on this network.

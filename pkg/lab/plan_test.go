@@ -215,7 +215,8 @@ func TestSSHReadsItsSettings(t *testing.T) {
 // The scripts are ones that shellcheck has nothing against.
 func TestScripts(t *testing.T) {
 	shellcheck := readers.Path(t, "shellcheck")
-	for name, script := range map[string]string{"holder": holder, "launcher": launcher} {
+	f := fleets(t)["dual-stack"]
+	for name, script := range map[string]string{"holder": holder, "launcher": launcher, "rewire": f.rewire(f.Machines[0])} {
 		cmd := exec.Command(shellcheck, "--shell=sh", "--severity=style", "-")
 		cmd.Stdin = strings.NewReader("#!/bin/sh -eu\n" + script + "\n")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -224,8 +225,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// A launcher enters every group, boots again after a reboot and ends after a
-// poweroff, with the machine's own code.
+// A launcher enters every group, boots again after a reboot, with another network,
+// and ends after a poweroff, with the machine's own code.
 func TestLauncher(t *testing.T) {
 	dir := t.TempDir()
 	for _, group := range []string{"one", "two"} {
@@ -233,13 +234,13 @@ func TestLauncher(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	machine := `echo boot >>"$0/boots"; [ "$(wc -l <"$0/boots")" -lt 3 ] && exit 133; exit 7`
-	cmd := exec.Command("sh", "-euc", launcher, "launcher", dir+"/one", dir+"/two", "--", "sh", "-c", machine, dir)
+	machine := `echo boot >>"$0/boots"; [ "$(wc -l <"$0/boots")" -lt 5 ] && exit 133; exit 7`
+	cmd := exec.Command("sh", "-euc", launcher, "launcher", `echo again >>`+dir+"/boots", dir+"/one", dir+"/two", "--", "sh", "-c", machine, dir)
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != 7 {
 		t.Fatalf("%v %s", err, out)
 	}
-	if boots, _ := os.ReadFile(dir + "/boots"); string(boots) != "boot\nboot\nboot\n" {
+	if boots, _ := os.ReadFile(dir + "/boots"); string(boots) != "boot\nagain\nboot\nagain\nboot\n" {
 		t.Errorf("the machine booted so: %q", boots)
 	}
 	for _, group := range []string{"one", "two"} {

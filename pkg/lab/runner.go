@@ -20,8 +20,11 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // a proxy must reach the archive.
 var passedOn = []string{"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSH_AUTH_SOCK"}
 
-// find looks a program up in the search path.
+// find looks a program up in the search path, unless it is a path itself.
 func find(name string) (string, bool) {
+	if filepath.IsAbs(name) {
+		return name, exists(name)
+	}
 	for _, dir := range filepath.SplitList(searchPath) {
 		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
