@@ -52,6 +52,7 @@ const (
 	exitRefused   = 4 // a check or a gate that must pass first
 	exitLocked    = 5
 	exitPartial   = 6
+	exitUndone    = 7
 	exitThreshold = 8
 	exitUsage     = 64
 )
@@ -79,7 +80,7 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newVersions, newLab, newMan, newVersion,
+	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newPlan, newApply, newVersions, newLab, newMan, newVersion,
 }
 
 // newRoot is the command with all its verbs.
@@ -171,16 +172,6 @@ func (s *session) document(kind string, content map[string]any) error {
 	return encoder.Encode(content)
 }
 
-// terminal says whether a person watches standard error.
-func (s *session) terminal() bool {
-	f, ok := s.err.(*os.File)
-	if !ok || s.getenv("CI") != "" || s.getenv("TERM") == "dumb" || s.getenv("TERM") == "" {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
 func (s *session) coloredOn(w io.Writer) bool {
 	switch s.color {
 	case "always":
@@ -192,7 +183,7 @@ func (s *session) coloredOn(w io.Writer) bool {
 }
 
 // onTerminal says whether somebody watches who may want more than plain lines.
-func (s *session) onTerminal(w io.Writer) bool {
+func (s *session) onTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	if !ok || s.getenv("NO_COLOR") != "" || s.getenv("CI") != "" || s.getenv("TERM") == "dumb" || s.getenv("TERM") == "" {
 		return false

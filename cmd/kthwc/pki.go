@@ -268,7 +268,7 @@ func knownNames(b *built, names map[string]bool) error {
 
 // counter shows how far issuing is, where people watch.
 func (s *session) counter(plan *pki.Plan) func(pki.Action) {
-	if !s.terminal() {
+	if !s.onTerminal(s.err) {
 		return nil
 	}
 	total, done := 0, 0

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"io"
+	"net"
 )
 
 // A Conn is a way to run commands on one host, as root. It may be used by
@@ -12,6 +13,8 @@ type Conn interface {
 	// this program: what varies is in the arguments, and what is secret comes by
 	// standard input.
 	Run(ctx context.Context, c Command) (Result, error)
+	// Forward opens a connection from the host to an address that it reaches.
+	Forward(ctx context.Context, network, address string) (net.Conn, error)
 	Close() error
 }
 
@@ -20,6 +23,7 @@ type Command struct {
 	Script string
 	Args   []string
 	Stdin  io.Reader
+	Watch  io.Writer // gets standard output as it comes; may be nil, must not block
 }
 
 // Result is what a script printed. A script that ended with another status

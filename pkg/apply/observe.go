@@ -25,6 +25,7 @@ type Query struct {
 	Units    []string
 	Packages []string
 	Contents []string // files that others write too: their text is wanted, and public
+	Blobs    []string // files that are named by their digest: only their size is asked
 	Root     string   // the directory that is taken for /; "" on real hosts
 }
 
@@ -39,7 +40,12 @@ type State struct {
 	Users     map[string]bool // local and remote ones: getent(1)
 	Ports     map[int]bool    // TCP ports that something listens on
 	Contents  map[string]string
-	Confirmed []byte // the manifest of the last confirmed generation; nil if there is none
+	Blobs     map[string]int64  // sizes
+	Images    map[string]bool   // that the container runtime has
+	Journal   map[string]string // generation -> progress
+	Epoch     int               // of the last apply
+	Owner     string            // who holds the host; "" for nobody
+	Confirmed []byte            // the manifest of the last confirmed generation; nil if there is none
 }
 
 // Facts is what a host says of itself.
@@ -49,10 +55,15 @@ type Facts struct {
 	Clock                                       time.Time
 	UID                                         int
 	CgroupV2                                    bool
-	FreeBytes, FreeInodes                       int64 // where generations are kept
+	Resolvers                                   int   // name servers of resolv.conf(5)
+	FreeBytes, FreeInodes                       int64 // where generations are kept; inodes may be Unlimited
 	Swaps                                       []string
 	Tools                                       map[string]bool
 }
+
+// Unlimited stands for the free inodes of a file system that makes them as it
+// needs them.
+const Unlimited = -1
 
 // Observed is one path as it is.
 type Observed struct {
@@ -83,7 +94,7 @@ func Observe(ctx context.Context, c Conn, q Query) (*State, error) {
 	}
 	mark := hex.EncodeToString(word)
 	var input bytes.Buffer
-	for i, part := range [][]string{q.Paths, q.Units, q.Packages, q.Contents} {
+	for i, part := range [][]string{q.Paths, q.Units, q.Packages, q.Contents, q.Blobs} {
 		if i > 0 {
 			input.WriteString(".\x00")
 		}
@@ -112,7 +123,7 @@ func parse(r Result, mark string, q Query) (*State, error) {
 	if _, complete := sections["end"]; !complete || r.Status != 0 {
 		return nil, fmt.Errorf("%w (status %d): %s", ErrIncomplete, r.Status, lastLine(r.Stderr))
 	}
-	s := &State{Entries: map[string]Observed{}, Contents: map[string]string{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Users: map[string]bool{}, Ports: map[int]bool{}}
+	s := &State{Entries: map[string]Observed{}, Contents: map[string]string{}, Blobs: map[string]int64{}, Images: map[string]bool{}, Journal: map[string]string{}, Unknown: map[string]string{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Users: map[string]bool{}, Ports: map[int]bool{}}
 	for _, read := range sectionReaders {
 		text, ok := sections[read.name]
 		if !ok {
@@ -135,6 +146,7 @@ var sectionReaders = []struct {
 	into func(*State, []byte, Query) error
 }{
 	{"facts", facts}, {"stat", entries}, {"errors", failures}, {"links", links}, {"digests", digests}, {"contents", contents},
+	{"blobs", blobs}, {"images", images}, {"journal", journal},
 	{"units", units}, {"packages", packages}, {"users", users}, {"ports", ports},
 }
 
@@ -144,7 +156,7 @@ func lastLine(text []byte) string {
 }
 
 func facts(s *State, text []byte, _ Query) error {
-	s.Facts.Tools = map[string]bool{}
+	s.Facts.Tools, s.Facts.FreeInodes = map[string]bool{}, Unlimited
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		if set := factReaders[key]; set != nil {
@@ -162,13 +174,14 @@ var factReaders = map[string]func(*Facts, string){
 	"hostname": func(f *Facts, v string) { f.Hostname = v }, "arch": func(f *Facts, v string) { f.Arch = goArch(v) },
 	"kernel": func(f *Facts, v string) { f.Kernel = v }, "init": func(f *Facts, v string) { f.Init = v },
 	"os.ID": func(f *Facts, v string) { f.OS = v }, "os.VERSION_ID": func(f *Facts, v string) { f.OSVersion = v },
-	"now":    func(f *Facts, v string) { f.Clock = time.Unix(number(v), 0).UTC() },
-	"user":   func(f *Facts, v string) { f.UID = int(number(v)) },
-	"cgroup": func(f *Facts, v string) { f.CgroupV2 = v == "cgroup2fs" },
-	"bytes":  func(f *Facts, v string) { f.FreeBytes = number(v) },
-	"inodes": func(f *Facts, v string) { f.FreeInodes = number(v) },
-	"swap":   func(f *Facts, v string) { f.Swaps = append(f.Swaps, v) },
-	"tool":   func(f *Facts, v string) { f.Tools[v] = true },
+	"now":       func(f *Facts, v string) { f.Clock = time.Unix(number(v), 0).UTC() },
+	"user":      func(f *Facts, v string) { f.UID = int(number(v)) },
+	"cgroup":    func(f *Facts, v string) { f.CgroupV2 = v == "cgroup2fs" },
+	"resolvers": func(f *Facts, v string) { f.Resolvers = int(number(v)) },
+	"bytes":     func(f *Facts, v string) { f.FreeBytes = number(v) },
+	"inodes":    func(f *Facts, v string) { f.FreeInodes = number(v) },
+	"swap":      func(f *Facts, v string) { f.Swaps = append(f.Swaps, v) },
+	"tool":      func(f *Facts, v string) { f.Tools[v] = true },
 }
 
 // goArch names a machine (uname -m) as cluster.yaml does.
@@ -269,6 +282,41 @@ func digests(s *State, text []byte, q Query) error {
 		e := s.Entries[path]
 		e.Digest = digest
 		s.Entries[path] = e
+	}
+	return nil
+}
+
+func blobs(s *State, text []byte, q Query) error {
+	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00") {
+		if size, path, ok := strings.Cut(line, "\t"+q.Root); ok {
+			s.Blobs[path] = number(size)
+		}
+	}
+	return nil
+}
+
+func images(s *State, text []byte, _ Query) error {
+	for line := range strings.Lines(string(text)) {
+		s.Images[strings.TrimSpace(line)] = true
+	}
+	return nil
+}
+
+// journal reads what an earlier apply left: the progress of its generations, its
+// epoch, and who holds the host now.
+func journal(s *State, text []byte, _ Query) error {
+	for line := range strings.Lines(string(text)) {
+		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		switch {
+		case !ok:
+			return fmt.Errorf("%q is no line of a journal", line)
+		case key == "epoch":
+			s.Epoch = int(number(value))
+		case key == "owner":
+			s.Owner = value
+		default:
+			s.Journal[key] = value
+		}
 	}
 	return nil
 }

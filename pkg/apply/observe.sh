@@ -9,9 +9,9 @@ export LC_ALL PATH
 section() { printf '\n%s %s\n' "$mark" "$1"; }
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-# Standard input: four parts, each of texts that end with NUL, cut by a lone dot.
+# Standard input: five parts, each of texts that end with NUL, cut by a lone dot.
 tr '\0' '\n' | awk -v dir="$work" 'BEGIN { part = 1 } $0 == "." { part++; next } { print > (dir "/" part) }'
-touch "$work/1" "$work/2" "$work/3" "$work/4"
+touch "$work/1" "$work/2" "$work/3" "$work/4" "$work/5"
 
 section facts
 printf 'boot=%s\n' "$(cat /proc/sys/kernel/random/boot_id)"
@@ -27,8 +27,9 @@ sed -n 's/^\(ID\|VERSION_ID\)=/os.\1=/p' "$root/etc/os-release" 2>/dev/null
 mkdir=$root/var/lib
 [ -d "$root/var/lib/kthwc" ] && mkdir=$root/var/lib/kthwc
 df -P -B1 "$mkdir" | awk 'NR == 2 { print "bytes=" $4 }'
-df -P -i "$mkdir" | awk 'NR == 2 { print "inodes=" $4 }'
+df -P -i "$mkdir" | awk 'NR == 2 && $2 > 0 { print "inodes=" $4 }'
 awk 'NR > 1 { print "swap=" $1 }' /proc/swaps
+printf 'resolvers=%s\n' "$(grep -c '^nameserver' "$root/etc/resolv.conf" 2>/dev/null)"
 for tool in tar flock sync sha256sum systemctl systemd-run; do
 	command -v $tool >/dev/null && printf 'tool=%s\n' $tool
 done
@@ -50,6 +51,20 @@ section contents
 while IFS= read -r p; do
 	[ -f "$root$p" ] && printf '%s\t%s\n' "$p" "$(head -c 1048577 -- "$root$p" | base64 -w0)"
 done <"$work/4"
+section blobs
+# shellcheck disable=SC2016 # the inner shell expands them
+xargs -r -d '\n' -a "$work/5" sh -c 'root=$1; shift; for p; do set -- "$@" "$root$p"; shift; done; stat --printf "%s\t%n\0" -- "$@" 2>/dev/null' sh "$root"
+section images
+if [ -z "$root" ] && [ -S /run/containerd/containerd.sock ] && command -v ctr >/dev/null; then
+	timeout 10 ctr -n k8s.io images ls -q 2>/dev/null
+fi
+section journal
+base=$root/var/lib/kthwc
+for file in "$base"/journal/*; do
+	[ -f "$file" ] && printf '%s\t%s\n' "${file##*/}" "$(cat "$file")"
+done
+[ -f "$base/epoch" ] && printf 'epoch\t%s\n' "$(cat "$base/epoch")"
+if [ -f "$base/owner" ] && ! flock -n -- "$base/held" true; then printf 'owner\t%s\n' "$(sed -n 2p "$base/owner")"; fi
 section units
 [ -s "$work/2" ] && xargs -r -d '\n' -a "$work/2" systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,ExecMainStartTimestampMonotonic -- 2>&1
 section packages

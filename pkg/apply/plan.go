@@ -5,36 +5,66 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
 
+	"github.com/kthwc/kthwc/pkg/artifact"
 	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
 // A Plan is everything that an apply would do, as a value: nothing in it
 // reaches a host. Hosts are in the tree's order, entries in the order of paths.
+// Two plans that are equal do the same to hosts that are the same.
 type Plan struct {
-	Cluster  string     `json:"cluster"`
-	Hosts    []HostPlan `json:"hosts"`
-	Stages   []Stage    `json:"stages,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
+	APIVersion string           `json:"apiVersion"`
+	Kind       string           `json:"kind"`
+	Cluster    string           `json:"cluster"`
+	Tree       string           `json:"tree"` // digest of what is wanted, secrets included
+	Hosts      []HostPlan       `json:"hosts"`
+	Rollout    []Batch          `json:"rollout,omitempty"`
+	Manifests  []ManifestChange `json:"manifests,omitempty"`
+	Warnings   []string         `json:"warnings,omitempty"`
+
+	ManifestsAfter int `json:"manifestsAfter"` // so many batches come before the manifests
+}
+
+// ManifestChange is what becomes of one object of the Kubernetes API.
+type ManifestChange struct {
+	Do        string   `json:"do"` // "" is unknown: the API did not answer
+	Manifest  string   `json:"manifest"`
+	Kind      string   `json:"kind"`
+	Namespace string   `json:"namespace,omitempty"`
+	Name      string   `json:"name"`
+	What      []string `json:"what,omitempty"`
 }
 
 // HostPlan is what would happen on one host.
 type HostPlan struct {
-	Node     string       `json:"node"`
-	Unknown  string       `json:"unknown,omitempty"` // why nothing is planned for it
-	Machine  string       `json:"machine,omitempty"`
-	Boot     string       `json:"boot,omitempty"`
-	Problems []string     `json:"problems,omitempty"` // what preflight found; nothing is done while there are any
-	Drift    []Change     `json:"drift,omitempty"`    // what others changed since the last apply
-	Changes  []Change     `json:"changes,omitempty"`
-	Users    []string     `json:"users,omitempty"`    // to make
-	Packages []string     `json:"packages,omitempty"` // to install
-	Units    []UnitAction `json:"units,omitempty"`
-	Same     int          `json:"same"` // entries that are as they shall be
+	Node        string       `json:"node"`
+	Unknown     string       `json:"unknown,omitempty"` // why nothing is planned for it
+	Machine     string       `json:"machine,omitempty"`
+	Boot        string       `json:"boot,omitempty"`
+	Observed    string       `json:"observed,omitempty"`    // digest of what was found
+	Generation  int          `json:"generation,omitempty"`  // that was confirmed last
+	Interrupted string       `json:"interrupted,omitempty"` // what an earlier apply left unfinished: it is undone first
+	Owner       string       `json:"owner,omitempty"`       // who holds the host
+	Problems    []string     `json:"problems,omitempty"`    // what preflight found; nothing is done while there are any
+	Drift       []Change     `json:"drift,omitempty"`       // what others changed since the last apply
+	Changes     []Change     `json:"changes,omitempty"`
+	Users       []string     `json:"users,omitempty"`    // to make
+	Packages    []string     `json:"packages,omitempty"` // to install
+	Programs    []Blob       `json:"programs,omitempty"` // to bring
+	Images      []Blob       `json:"images,omitempty"`   // to bring to the container runtime
+	Units       []UnitAction `json:"units,omitempty"`
+	Same        int          `json:"same"` // entries that are as they shall be
+}
+
+// Pending says whether anything is to be done on the host.
+func (h *HostPlan) Pending() bool {
+	return h.Interrupted != "" || len(h.Changes)+len(h.Users)+len(h.Packages)+len(h.Programs)+len(h.Images)+len(h.Units) > 0
 }
 
 // What becomes of a path.
@@ -63,6 +93,7 @@ const (
 	Start   = "start"
 	Restart = "restart"
 	Enable  = "enable"
+	Stop    = "stop" // and disable: it is rendered no more
 )
 
 // UnitAction is what is done to one unit, and the paths that are the reason.
@@ -72,20 +103,24 @@ type UnitAction struct {
 	Because []string `json:"because,omitempty"`
 }
 
-// Stage is units of one kind, host by host: a batch is begun when the one
-// before it has passed the gate.
-type Stage struct {
-	Name    string     `json:"name"`
-	Unit    string     `json:"unit"`
-	Gate    string     `json:"gate,omitempty"`
-	Batches [][]string `json:"batches"` // of nodes
-}
-
 // Empty says whether there is nothing to do, and nothing unknown.
 func (p *Plan) Empty() bool {
-	return !slices.ContainsFunc(p.Hosts, func(h HostPlan) bool {
-		return h.Unknown != "" || len(h.Problems)+len(h.Drift)+len(h.Changes)+len(h.Users)+len(h.Packages)+len(h.Units) > 0
-	})
+	return !p.Changes() && !slices.ContainsFunc(p.Hosts, func(h HostPlan) bool { return h.Unknown != "" || len(h.Problems)+len(h.Drift) > 0 })
+}
+
+// Changes says whether an apply would do anything.
+func (p *Plan) Changes() bool {
+	return len(p.Manifests) > 0 || slices.ContainsFunc(p.Hosts, func(h HostPlan) bool { return h.Pending() })
+}
+
+// Host finds a host's plan by its node; nil if there is none.
+func (p *Plan) Host(node string) *HostPlan {
+	for i := range p.Hosts {
+		if p.Hosts[i].Node == node {
+			return &p.Hosts[i]
+		}
+	}
+	return nil
 }
 
 // Host is what observing one host gave.
@@ -113,37 +148,52 @@ type RecordedEntry struct {
 	Digest string    `json:"digest,omitempty"`
 }
 
+// Wanted is what hosts shall be: a tree, the lock of its programs and images,
+// and the material that joins it. Material comes from the source only to be
+// compared and to be installed.
+type Wanted struct {
+	Tree     *tree.Tree
+	Lock     *artifact.Lock
+	Material secret.Source
+}
+
 // QueryOf is what must be known of a node's host to plan for it.
-func QueryOf(n *tree.Node) Query {
-	var q Query
-	for _, f := range n.Files {
-		q.Paths = append(q.Paths, f.Path)
-		if f.Block {
-			q.Contents = append(q.Contents, f.Path)
+func (w *Wanted) QueryOf(n *tree.Node) (Query, error) {
+	d, err := desiredOf(w.Tree, n, w.Lock)
+	if err != nil {
+		return Query{}, err
+	}
+	return d.query(), nil
+}
+
+// Scope narrows a plan.
+type Scope struct {
+	Nodes          map[string]bool // nil: all
+	MaxUnavailable int             // workers that are worked on at once; 0: one
+	Deep           bool            // compare the content of programs, too
+}
+
+// MakePlan compares what is wanted with the hosts as they were observed.
+func (w *Wanted) MakePlan(hosts map[string]Host, scope Scope) (*Plan, error) {
+	p := &Plan{APIVersion: "kthwc.dev/v1alpha1", Kind: "Plan", Cluster: w.Tree.Cluster}
+	hash := sha256.New()
+	for _, n := range w.Tree.Nodes {
+		d, err := desiredOf(w.Tree, n, w.Lock)
+		if err != nil {
+			return nil, err
 		}
+		if scope.Nodes != nil && !scope.Nodes[n.Name] {
+			continue
+		}
+		p.Hosts = append(p.Hosts, hostPlan(w.Tree.Cluster, d, hosts[n.Name], w.Material, hash))
 	}
-	for _, u := range n.Units {
-		q.Units = append(q.Units, u.Name)
-	}
-	for _, p := range n.Packages {
-		q.Packages = append(q.Packages, p.Name)
-	}
-	return q
+	p.Tree = hex.EncodeToString(hash.Sum(nil))
+	p.rollout(w.Tree, hosts, scope)
+	return p, nil
 }
 
-// MakePlan compares a tree with its hosts as they were observed. Material comes
-// from the source only to be compared.
-func MakePlan(t *tree.Tree, hosts map[string]Host, material secret.Source) *Plan {
-	p := &Plan{Cluster: t.Cluster}
-	for _, n := range t.Nodes {
-		p.Hosts = append(p.Hosts, hostPlan(t, n, hosts[n.Name], material))
-	}
-	p.stages(t, hosts)
-	return p
-}
-
-func hostPlan(t *tree.Tree, n *tree.Node, h Host, material secret.Source) HostPlan {
-	out := HostPlan{Node: n.Name}
+func hostPlan(cluster string, d *desired, h Host, material secret.Source, sum io.Writer) HostPlan {
+	out := HostPlan{Node: d.Name}
 	switch {
 	case h.Err != nil:
 		out.Unknown = h.Err.Error()
@@ -155,19 +205,42 @@ func hostPlan(t *tree.Tree, n *tree.Node, h Host, material secret.Source) HostPl
 	if out.Unknown != "" {
 		return out
 	}
-	out.Machine, out.Boot = h.State.Facts.Machine, h.State.Facts.Boot
-	out.Problems = preflight(n, h.State)
-	c := &comparison{out: &out, node: n, state: h.State, material: material, changed: map[string][]string{}}
-	if err := c.record(t.Cluster); err != nil {
+	out.Machine, out.Boot, out.Owner, out.Observed = h.State.Facts.Machine, h.State.Facts.Boot, h.State.Owner, h.State.digest()
+	out.Interrupted = h.State.interrupted()
+	c := &comparison{out: &out, node: d, state: h.State, material: material, changed: map[string][]string{}}
+	if err := c.record(cluster); err != nil {
 		out.Unknown = err.Error()
 		return out
 	}
-	for _, f := range n.Files {
-		c.file(f)
+	for _, f := range d.files() {
+		c.file(f, sum)
 	}
 	c.deletions()
 	c.rest()
+	out.Problems = preflight(d, h.State, &out)
 	return out
+}
+
+// interrupted is what an earlier apply has begun and not committed.
+func (s *State) interrupted() string {
+	for _, n := range slices.Sorted(maps.Keys(s.Journal)) {
+		if word := s.Journal[n]; word != "committed" && word != "rolled-back" {
+			return fmt.Sprintf("generation %s is %s", n, word)
+		}
+	}
+	return ""
+}
+
+// digest is what a saved plan is compared by: everything that was found but the
+// time and what changes by itself.
+func (s *State) digest() string {
+	h := sha256.New()
+	text, err := json.Marshal([]any{s.Entries, s.Packages, s.Blobs, s.Journal, s.Confirmed, s.Epoch})
+	if err != nil {
+		return err.Error() // maps of plain values can be written
+	}
+	h.Write(text)
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func unknownPaths(unknown map[string]string) string {
@@ -182,7 +255,7 @@ func unknownPaths(unknown map[string]string) string {
 // comparison is the state of comparing one node with its host.
 type comparison struct {
 	out      *HostPlan
-	node     *tree.Node
+	node     *desired
 	state    *State
 	material secret.Source
 	recorded map[string]RecordedEntry
@@ -201,6 +274,7 @@ func (c *comparison) record(cluster string) error {
 	if r.Cluster != cluster || r.Node != c.node.Name {
 		return fmt.Errorf("it is the node %s of the cluster %s: is the address right?", r.Node, r.Cluster)
 	}
+	c.out.Generation = r.Generation
 	for _, e := range r.Entries {
 		c.recorded[e.Path] = e
 	}
@@ -208,8 +282,9 @@ func (c *comparison) record(cluster string) error {
 }
 
 // file compares one path: with what it shall be, and with what it was left as.
-func (c *comparison) file(f *tree.File) {
+func (c *comparison) file(f *tree.File, sum io.Writer) {
 	want, change := c.wanted(f)
+	fmt.Fprintf(sum, "%q %v\n", f.Path, want)
 	is, there := c.state.Entries[f.Path]
 	c.drift(f.Path, is, there)
 	switch {
@@ -238,7 +313,7 @@ func (c *comparison) add(change Change) {
 
 // wanted is what a path shall be.
 func (c *comparison) wanted(f *tree.File) (Observed, Change) {
-	change := Change{Path: f.Path, Kind: f.Kind, Readers: unitsReading(f), From: f.From.Sources()}
+	change := Change{Path: f.Path, Kind: f.Kind, Readers: f.Units(), From: causes(f)}
 	want := Observed{Kind: f.Kind, Mode: f.Mode, Owner: f.Owner, Group: f.Group, Target: f.Target}
 	if f.Kind != tree.Regular {
 		return want, change
@@ -255,15 +330,6 @@ func (c *comparison) wanted(f *tree.File) (Observed, Change) {
 	sum := sha256.Sum256(content)
 	want.Digest, want.Size = hex.EncodeToString(sum[:]), int64(len(content))
 	return want, change
-}
-
-// unitsReading are the units that a change of the file concerns; a unit's own
-// file concerns the unit.
-func unitsReading(f *tree.File) []string {
-	if name, ok := strings.CutPrefix(f.Path, "/etc/systemd/system/"); ok && !strings.Contains(name, "/") {
-		return []string{name}
-	}
-	return f.Readers
 }
 
 // differences are what is not as it shall be, in words.
@@ -314,25 +380,53 @@ func (c *comparison) drift(path string, is Observed, there bool) {
 func (c *comparison) deletions() {
 	for _, path := range slices.Sorted(maps.Keys(c.recorded)) {
 		was := c.recorded[path]
-		if c.node.File(path) == nil && was.Kind != tree.Dir {
-			c.add(Change{Do: Delete, Path: path, Kind: was.Kind})
+		if c.node.find(path) != nil || was.Kind == tree.Dir {
+			continue
+		}
+		c.add(Change{Do: Delete, Path: path, Kind: was.Kind})
+		if unit, ok := strings.CutPrefix(path, unitDir); ok && !strings.Contains(unit, "/") {
+			c.out.Units = append(c.out.Units, UnitAction{unit, Stop, []string{path}})
 		}
 	}
 }
 
-// rest is users, packages and units.
+// rest is users, packages, programs, images and units.
 func (c *comparison) rest() {
 	for _, u := range c.node.Users {
-		c.out.Users = append(c.out.Users, u.Name)
+		if !c.state.Users[u.Name] {
+			c.out.Users = append(c.out.Users, u.Name)
+		}
 	}
-	c.out.Users = slices.DeleteFunc(c.out.Users, func(name string) bool { return c.state.Users[name] })
 	for _, p := range c.node.Packages {
 		if !c.state.Packages[p.Name] {
 			c.out.Packages = append(c.out.Packages, p.Name)
 		}
 	}
+	for _, b := range c.node.programs {
+		if c.state.Blobs[b.Path] != b.Size {
+			c.out.Programs = append(c.out.Programs, b)
+		}
+	}
+	for _, b := range c.node.images {
+		if !c.state.Images[b.Image] {
+			c.out.Images = append(c.out.Images, b)
+		}
+	}
+	c.others()
 	for _, u := range c.node.Units {
 		c.unit(u)
+	}
+}
+
+// others are units of the system that read what has changed: those that load
+// kernel modules and settings.
+func (c *comparison) others() {
+	for _, name := range slices.Sorted(maps.Keys(c.changed)) {
+		ours := slices.ContainsFunc(c.node.Units, func(u tree.Unit) bool { return u.Name == name }) ||
+			slices.ContainsFunc(c.out.Units, func(a UnitAction) bool { return a.Unit == name })
+		if !ours {
+			c.out.Units = append(c.out.Units, UnitAction{name, Restart, c.changed[name]})
+		}
 	}
 }
 

@@ -134,8 +134,8 @@ func TestEveryDisturbanceIsFound(t *testing.T) {
 			case h.Node != n.Name:
 			case len(h.Changes) != 1 || len(h.Drift) != 1 || h.Changes[0].Path != f.Path || h.Drift[0].Path != f.Path:
 				r.Fatalf("%s: %+v, drift %+v", f.Path, h.Changes, h.Drift)
-			case len(h.Units) != len(unitsIn(n, unitsReading(f))):
-				r.Fatalf("%s is read by %v, and %+v is to be done", f.Path, unitsReading(f), h.Units)
+			case len(h.Units) != len(unitsIn(n, f.Units())):
+				r.Fatalf("%s is read by %v, and %+v is to be done", f.Path, f.Units(), h.Units)
 			}
 		}
 	})
@@ -217,7 +217,7 @@ func TestPreflight(t *testing.T) {
 	for name, disturb := range map[string]func(*Facts){
 		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
-		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
+		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 0 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
 	} {
 		hosts := applied(t, out)
 		disturb(&hosts["worker-0"].State.Facts)

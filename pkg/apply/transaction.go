@@ -10,16 +10,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
 //go:embed transaction.sh
 var transactionScript string
+
+//go:embed blob.sh
+var blobScript string
 
 // An Install is one path of a transaction. Content is of regular files.
 type Install struct {
@@ -34,62 +39,105 @@ type Transaction struct {
 	Conn       Conn
 	Root       string // the directory that is taken for /; "" on real hosts
 	Generation int
+	Epoch      int // of the Hold; 0: the host is not held, and nobody is asked
 }
 
-// The statuses of the script (sysexits(3)).
+// What the scripts end with, beside 0: EX_TEMPFAIL of sysexits(3), and the
+// number after it.
 const (
-	statusBroken = 65 // what arrived, or the order of steps, is wrong
-	statusBusy   = 75 // somebody else holds the lock
+	statusBusy  = 75
+	statusTaken = 76
 )
 
-// ErrBusy says that another apply is at work on the host.
-var ErrBusy = errors.New("another apply is at work on this host")
+// Errors of a step that did nothing.
+var (
+	ErrBusy  = errors.New("another apply is at work on this host")
+	ErrTaken = errors.New("somebody else has taken this host over (kthwc unlock)")
+)
 
 // Stage brings a generation to the host, whole and on the disk, and touches
-// nothing else. The record is what becomes of the host when it is committed.
-func (t *Transaction) Stage(ctx context.Context, entries []Install, record Recorded) error {
+// nothing else. The record is what becomes of the host when it is committed;
+// units are those that Install and Act will touch.
+func (t *Transaction) Stage(ctx context.Context, entries []Install, units []UnitAction, record Recorded) error {
 	text, err := json.Marshal(record)
 	if err != nil {
 		return fmt.Errorf("write the record: %w", err)
 	}
-	archive, err := archiveOf(entries, text)
+	archive, err := archiveOf(entries, units, text)
 	if err != nil {
 		return err
 	}
-	return t.run(ctx, "stage", archive)
+	_, err = t.run(ctx, archive, "stage")
+	return err
+}
+
+// Arm has the host undo the generation by itself after a time, and at its next
+// boot, unless it is committed by then. Again, the time begins anew.
+func (t *Transaction) Arm(ctx context.Context, after time.Duration) error {
+	return t.step(ctx, "arm", strconv.Itoa(int(after.Seconds())))
 }
 
 // Install puts every entry in its place. Nothing is read half-written: each
 // path is what it was or what it shall be.
-func (t *Transaction) Install(ctx context.Context) error { return t.run(ctx, "install", nil) }
+func (t *Transaction) Install(ctx context.Context) error { return t.step(ctx, "install") }
 
-// Commit makes the generation what the host shall be from now on.
-func (t *Transaction) Commit(ctx context.Context) error { return t.run(ctx, "commit", nil) }
-
-// Rollback puts back what was there before.
-func (t *Transaction) Rollback(ctx context.Context) error { return t.run(ctx, "rollback", nil) }
-
-// Recover rolls back whatever was begun on the host and not committed.
-func (t *Transaction) Recover(ctx context.Context) error { return t.run(ctx, "recover", nil) }
-
-func (t *Transaction) run(ctx context.Context, step string, stdin []byte) error {
-	r, err := t.Conn.Run(ctx, Command{Script: transactionScript, Args: []string{step, t.Root, strconv.Itoa(t.Generation)}, Stdin: bytes.NewReader(stdin)})
-	switch {
-	case err != nil:
-		return err
-	case r.Status == statusBusy:
-		return ErrBusy
-	case r.Status != 0:
-		return fmt.Errorf("%s generation %d (status %d): %s", step, t.Generation, r.Status, lastLine(r.Stderr))
-	}
-	return nil
+// Act starts, restarts or enables a unit of the generation, and does not wait for
+// it. It gives the invocation that the unit had before; "" for none.
+func (t *Transaction) Act(ctx context.Context, u UnitAction) (invocation string, err error) {
+	r, err := t.run(ctx, nil, "act", u.Do, u.Unit)
+	return strings.TrimSpace(string(r.Stdout)), err
 }
 
-// archiveOf is the standard input of stage: the list, the record, and the
-// contents by number.
-func archiveOf(entries []Install, record []byte) ([]byte, error) {
+// Commit makes the generation what the host shall be from now on.
+func (t *Transaction) Commit(ctx context.Context) error { return t.step(ctx, "commit") }
+
+// Rollback puts back what was there before.
+func (t *Transaction) Rollback(ctx context.Context) error { return t.step(ctx, "rollback") }
+
+// Revert puts back what was there before the generation that was committed last.
+func (t *Transaction) Revert(ctx context.Context) error { return t.step(ctx, "revert") }
+
+// Recover rolls back whatever was begun on the host and not committed.
+func (t *Transaction) Recover(ctx context.Context) error { return t.step(ctx, "recover") }
+
+func (t *Transaction) step(ctx context.Context, do string, args ...string) error {
+	_, err := t.run(ctx, nil, do, args...)
+	return err
+}
+
+func (t *Transaction) run(ctx context.Context, stdin []byte, do string, args ...string) (Result, error) {
+	epoch := "-"
+	if t.Epoch > 0 {
+		epoch = strconv.Itoa(t.Epoch)
+	}
+	r, err := t.Conn.Run(ctx, Command{Script: transactionScript, Args: append([]string{do, t.Root, strconv.Itoa(t.Generation), epoch}, args...), Stdin: bytes.NewReader(stdin)})
+	switch {
+	case err != nil:
+	case r.Status == statusBusy:
+		err = ErrBusy
+	case r.Status == statusTaken:
+		err = ErrTaken
+	case r.Status != 0:
+		err = fmt.Errorf("%s generation %d (status %d): %s", do, t.Generation, r.Status, lastLine(r.Stderr))
+	}
+	return r, err
+}
+
+// Blob brings a file to a path that its digest names. It needs no transaction:
+// nothing uses it before a link leads there.
+func (t *Transaction) Blob(ctx context.Context, path, digest string, mode uint32, content io.Reader) error {
+	r, err := t.Conn.Run(ctx, Command{Script: blobScript, Args: []string{t.Root, path, digest, fmt.Sprintf("%04o", mode)}, Stdin: content})
+	if err == nil && r.Status != 0 {
+		err = fmt.Errorf("install %s (status %d): %s", path, r.Status, lastLine(r.Stderr))
+	}
+	return err
+}
+
+// archiveOf is the standard input of stage: the lists, the record, the script
+// that undoes it, and the contents by number.
+func archiveOf(entries []Install, units []UnitAction, record []byte) ([]byte, error) {
 	entries = withParents(entries)
-	var list, out bytes.Buffer
+	var list, acts, out bytes.Buffer
 	w := tar.NewWriter(&out)
 	put := func(name string, content []byte) error {
 		err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(content))})
@@ -112,7 +160,10 @@ func archiveOf(entries []Install, record []byte) ([]byte, error) {
 		}
 		fmt.Fprintf(&list, "%d\t%s\t%04o\t%s\t%s\t%s\t%s\t%s\n", i, e.Kind, e.Mode, orRoot(e.Owner), orRoot(e.Group), sum, e.Path, e.Target)
 	}
-	err = errors.Join(err, put("entries", list.Bytes()), put("record", record), put("end", nil), w.Close())
+	for _, u := range units {
+		fmt.Fprintf(&acts, "%s\t%s\n", u.Do, u.Unit)
+	}
+	err = errors.Join(err, put("entries", list.Bytes()), put("units", acts.Bytes()), put("record", record), put("script", []byte(transactionScript)), put("end", nil), w.Close())
 	return out.Bytes(), err
 }
 
@@ -127,7 +178,7 @@ func orRoot(name string) string {
 const parent tree.Kind = "parent"
 
 // withParents puts every directory that an entry is in before it, and sorts by
-// path: a directory sorts before what is in it.
+// path: a directory sorts before what is in it. What shall go needs none.
 func withParents(entries []Install) []Install {
 	known := map[string]bool{"/": true}
 	for _, e := range entries {
@@ -135,6 +186,9 @@ func withParents(entries []Install) []Install {
 	}
 	out := slices.Clone(entries)
 	for _, e := range entries {
+		if e.Kind == tree.Absent {
+			continue
+		}
 		for dir := path.Dir(e.Path); !known[dir]; dir = path.Dir(dir) {
 			known[dir] = true
 			out = append(out, Install{RecordedEntry: RecordedEntry{Path: dir, Kind: parent, Mode: 0o755}})

@@ -1,30 +1,50 @@
 # One transaction on one host. Arguments: what to do, the directory that is
-# taken for / (empty on real hosts), and a generation.
+# taken for / (empty on real hosts), a generation, the epoch of whoever holds
+# the host ("-" for what the host does by itself), and what the step needs.
 #
-#   stage N     standard input is a tar of the generation: "entries", a list, and
-#               "content/INDEX" for regular files; nothing outside the
-#               generation's directory is touched
-#   install N   save what is there, then put every entry in its place
+#   stage N     standard input is a tar of the generation: "entries" and "units",
+#               two lists, "content/INDEX" for regular files, "record"; nothing
+#               outside the generation's directory is touched
+#   arm N T     from now on a timer undoes the generation after T seconds, and a
+#               unit at boot, unless it is committed; again: T seconds from now
+#   install N   save what is there, stop what shall go, put every entry in its
+#               place, and let systemd read its files again
+#   act N VERB UNIT  start, restart or enable one unit, and do not wait for it;
+#               prints the invocation that it had before
 #   commit N    the generation is what this host shall be from now on
-#   rollback N  put back what install saved; safe to repeat
+#   rollback N  put back what install saved, units included; safe to repeat
+#   revert N    the same with the generation that was committed last
 #   recover     roll back whatever was begun and not committed
+#   guard N     what the timer does: rollback, unless it is committed
+#   boot        what the unit at boot does: recover, before anything is started
 #
 # The journal has one word of progress per generation, each replaced in one
 # step. A path is at any moment what it was or what it shall be. "entries" has
 # one line per path, parents before what is in them, with tabs: index, kind (file,
 # dir, symlink, absent, or parent: a directory that is made only if it is
 # missing), mode, owner, group, SHA-256 or -, path, and a link's target.
+# "units" has what is done to each unit, a tab, and its name.
 set -eu
 umask 077
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
-do=$1 root=$2 n=${3:-}
+do=$1 root=$2 n=${3:-} epoch=${4:--}
 base=$root/var/lib/kthwc
 tab=$(printf '\t')
+timer=kthwc-guard
 
 mkdir -p "$base/gen" "$base/journal"
 exec 9>"$base/lock"
-flock -n 9 || { echo "another apply is at work on this host" >&2; exit 75; }
+# What was cut off may be ending still; the timer and the boot wait longer.
+case $do in guard | boot) patience=300 ;; *) patience=10 ;; esac
+flock -w "$patience" 9 || { echo "another step of an apply is at work on this host" >&2; exit 75; }
+if [ "$epoch" != - ] && [ "$epoch" != "$(cat "$base/epoch" 2>/dev/null)" ]; then
+	echo "somebody else has taken this host over" >&2
+	exit 76
+fi
+
+# ctl is systemctl; a directory that stands for a host has none.
+ctl() { [ -n "$root" ] || systemctl --quiet "$@"; }
 
 # note GENERATION WORD: progress, in one step.
 note() {
@@ -35,6 +55,12 @@ note() {
 }
 
 progress() { cat "$base/journal/$1" 2>/dev/null || echo none; }
+
+# settle PATH: what was done to a name in its directory is on the disk.
+settle() {
+	above=${1%/*}
+	sync -- "${above:-/}"
+}
 
 # each FUNCTION FILE: call it with the fields of every line.
 each() {
@@ -57,7 +83,7 @@ stage() {
 	tar -x -C "$dir" --no-same-owner --no-same-permissions
 	[ -f "$dir/end" ] || { echo "the generation did not arrive whole" >&2; exit 65; }
 	each verify "$dir/entries"
-	sync -- "$dir/entries" "$dir/content" "$dir"
+	sync -- "$dir/entries" "$dir/units" "$dir/record" "$dir/script" "$dir/content" "$dir"
 	mv -T -- "$dir" "$base/gen/$n"
 	sync -- "$base/gen"
 	note "$n" staged
@@ -80,7 +106,7 @@ save() {
 place() {
 	[ -L "$1" ] || sync -- "$1"
 	mv -T -- "$1" "$2"
-	sync -- "${2%/*}"
+	settle "$2"
 }
 
 put() {
@@ -89,13 +115,13 @@ put() {
 	case $kind in
 	parent)
 		[ -d "$at" ] || mkdir -m 0755 -- "$at"
-		sync -- "${at%/*}"
+		settle "$at"
 		;;
 	dir)
 		[ -d "$at" ] || mkdir -- "$at"
 		chown -- "$owner:$group" "$at"
 		chmod -- "$mode" "$at"
-		sync -- "${at%/*}"
+		settle "$at"
 		;;
 	file)
 		cp -T -- "$dir/content/$index" "$temp"
@@ -111,9 +137,75 @@ put() {
 	absent)
 		[ ! -e "$at" ] && [ ! -L "$at" ] && return 0
 		rm -f -- "$at"
-		sync -- "${at%/*}"
+		settle "$at"
 		;;
 	esac
+}
+
+# arm makes sure that what follows is undone without us: a program of its own
+# on the host, a unit that runs it at the next boot, and a timer.
+arm() {
+	case $(progress "$n") in
+	staged | installing | installed) ;;
+	*)
+		echo "generation $n is $(progress "$n")" >&2
+		exit 65
+		;;
+	esac
+	if ! cmp -s "$base/gen/$n/script" "$base/recover"; then
+		cp -T -- "$base/gen/$n/script" "$base/.recover"
+		place "$base/.recover" "$base/recover"
+	fi
+	[ -z "$root" ] || return 0
+	unit=/etc/systemd/system/kthwc-recover.service
+	boot_unit >"$base/.unit"
+	if ! cmp -s "$base/.unit" "$unit"; then
+		cp -T -- "$base/.unit" "$unit.kthwc"
+		chmod 0644 -- "$unit.kthwc"
+		place "$unit.kthwc" "$unit"
+		ctl daemon-reload
+	fi
+	rm -f -- "$base/.unit"
+	ctl enable kthwc-recover.service
+	if ctl is-active $timer.timer; then
+		ctl restart $timer.timer
+		return 0
+	fi
+	ctl reset-failed $timer.service 2>/dev/null || true
+	systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"
+}
+
+disarm() {
+	[ -z "$root" ] || return 0
+	if ctl is-active $timer.timer; then ctl stop $timer.timer; fi
+}
+
+boot_unit() {
+	cat <<EOF
+[Unit]
+Description=Undo what an apply has not confirmed
+DefaultDependencies=no
+Conflicts=shutdown.target
+RequiresMountsFor=/var/lib/kthwc /etc
+After=local-fs.target
+Before=sysinit.target shutdown.target
+ConditionPathExists=/var/lib/kthwc/unconfirmed
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /var/lib/kthwc/recover boot ""
+
+[Install]
+WantedBy=sysinit.target
+EOF
+}
+
+# keep notes how each unit was before.
+keep() {
+	while IFS=$tab read -r verb unit; do
+		printf '%s\t%s\t%s\n' "$unit" "$(ctl is-active "$unit" && echo active || echo inactive)" "$(ctl is-enabled "$unit" 2>/dev/null && echo enabled || echo disabled)"
+	done <"$dir/units" >"$saved/units"
+	sync -- "$saved/units"
 }
 
 install() {
@@ -123,7 +215,11 @@ install() {
 		rm -rf "$saved"
 		mkdir "$saved"
 		each save "$dir/entries"
+		keep
+		if [ -f "$base/confirmed" ]; then cp -T -- "$base/confirmed" "$saved/confirmed"; fi
 		sync -- "$saved"
+		printf '%s\n' "$n" >"$base/unconfirmed"
+		sync -- "$base/unconfirmed" "$base"
 		note "$n" installing
 		;;
 	installing) ;;
@@ -132,8 +228,24 @@ install() {
 		exit 65
 		;;
 	esac
+	while IFS=$tab read -r verb unit; do
+		if [ "$verb" = stop ]; then ctl disable --now "$unit" || ctl stop "$unit"; fi
+	done <"$dir/units"
 	each put "$dir/entries"
+	if [ -s "$dir/units" ]; then ctl daemon-reload; fi
 	note "$n" installed
+}
+
+act() {
+	[ "$(progress "$n")" = installed ] || { echo "generation $n is $(progress "$n")" >&2; exit 65; }
+	[ -z "$root" ] || return 0
+	systemctl show -p InvocationID --value "$2"
+	ctl reset-failed "$2" 2>/dev/null || true
+	case $1 in
+	start) ctl enable "$2" && ctl --no-block start "$2" ;;
+	restart) ctl --no-block restart "$2" ;;
+	enable) ctl enable "$2" ;;
+	esac
 }
 
 # restore puts back what save kept.
@@ -153,8 +265,37 @@ restore() {
 		if [ -d "$at" ]; then rmdir --ignore-fail-on-non-empty -- "$at"; fi
 	elif [ -e "$at" ] || [ -L "$at" ]; then
 		rm -f -- "$at"
-		sync -- "${at%/*}"
+		settle "$at"
 	fi
+}
+
+# quieten stops and disables what did not run before, awaken starts again what
+# did. At boot nothing runs yet, and systemd starts what is enabled.
+quieten() {
+	[ -f "$saved/units" ] || return 0
+	tac "$saved/units" | while IFS=$tab read -r unit active enabled; do
+		[ "$enabled" = enabled ] || ctl disable "$unit" 2>/dev/null || true
+		[ "$active" = active ] || [ "$do" = boot ] || ctl stop "$unit" 2>/dev/null || true
+	done
+}
+
+awaken() {
+	[ -s "$saved/units" ] || return 0
+	ctl daemon-reload
+	while IFS=$tab read -r unit active enabled; do
+		[ "$enabled" != enabled ] || ctl enable "$unit" || true
+		if [ "$active" = active ] && [ "$do" != boot ]; then
+			ctl reset-failed "$unit" 2>/dev/null || true
+			ctl --no-block restart "$unit" || echo "$unit does not start again" >&2
+		fi
+	done <"$saved/units"
+}
+
+undo() {
+	quieten
+	tac "$dir/entries" >"$dir/reversed"
+	each restore "$dir/reversed"
+	awaken
 }
 
 rollback() {
@@ -165,19 +306,71 @@ rollback() {
 		echo "generation $n is committed" >&2
 		exit 65
 		;;
-	*)
-		tac "$dir/entries" >"$dir/reversed"
-		each restore "$dir/reversed"
+	reverting)
+		revert
+		return 0
 		;;
+	*) undo ;;
 	esac
 	[ ! -d "$dir" ] || note "$n" rolled-back
+	rm -f -- "$base/unconfirmed"
+	[ "$do" = guard ] || disarm
 }
 
+# revert undoes the generation that was committed last; what the host was before
+# is then what it shall be.
+revert() {
+	dir=$base/gen/$n saved=$base/gen/$n/saved
+	case $(progress "$n") in
+	committed)
+		[ "$(confirmed)" = "$n" ] || { echo "generation $n is not the last: it is $(confirmed)" >&2; exit 65; }
+		[ -d "$saved" ] || { echo "generation $n was not kept" >&2; exit 65; }
+		note "$n" reverting
+		;;
+	reverting) ;;
+	*)
+		echo "generation $n is $(progress "$n")" >&2
+		exit 65
+		;;
+	esac
+	undo
+	if [ -f "$saved/confirmed" ]; then
+		cp -T -- "$saved/confirmed" "$base/.confirmed"
+		place "$base/.confirmed" "$base/confirmed"
+	else
+		rm -f -- "$base/confirmed"
+		sync -- "$base"
+	fi
+	note "$n" rolled-back
+}
+
+# generation reads the number out of a record.
+generation() { sed -n 's/^{"generation":\([0-9]*\).*/\1/p' "$1" 2>/dev/null || true; }
+
+confirmed() { generation "$base/confirmed"; }
+
+# commit keeps what can be reverted to: the generation before this one, and what
+# this one replaced. Contents are on the host already, and secrets among them.
 commit() {
-	[ "$(progress "$n")" = installed ] || { echo "generation $n is $(progress "$n")" >&2; exit 65; }
-	cp -T -- "$base/gen/$n/record" "$base/.confirmed"
-	place "$base/.confirmed" "$base/confirmed"
-	note "$n" committed
+	case $(progress "$n") in
+	installed)
+		cp -T -- "$base/gen/$n/record" "$base/.confirmed"
+		place "$base/.confirmed" "$base/confirmed"
+		note "$n" committed
+		;;
+	committed) ;;
+	*)
+		echo "generation $n is $(progress "$n")" >&2
+		exit 65
+		;;
+	esac
+	rm -f -- "$base/unconfirmed"
+	disarm
+	rm -rf -- "$base/gen/$n/content"
+	before=$(generation "$base/gen/$n/saved/confirmed")
+	for old in "$base"/gen/*; do
+		case ${old##*/} in "$n" | "$before") ;; *) rm -rf -- "$old" ;; esac
+	done
 }
 
 recover() {
@@ -186,8 +379,9 @@ recover() {
 		n=${file##*/}
 		case $(progress "$n") in
 		committed | rolled-back) ;;
+		reverting) revert ;;
 		*)
-			if [ "$(sed -n 's/.*"generation":\([0-9]*\).*/\1/p' "$base/confirmed" 2>/dev/null)" = "$n" ]; then
+			if [ "$(confirmed)" = "$n" ]; then
 				note "$n" committed
 			else
 				rollback
@@ -195,10 +389,25 @@ recover() {
 			;;
 		esac
 	done
+	rm -f -- "$base/unconfirmed"
+	[ "$do" = boot ] || disarm
+}
+
+boot() { recover; }
+
+guard() {
+	case $(progress "$n") in
+	committed | rolled-back | none) ;;
+	*)
+		if [ "$(confirmed)" = "$n" ]; then note "$n" committed; else rollback; fi
+		;;
+	esac
 }
 
 case $do in
-stage | install | commit | rollback | recover) "$do" ;;
+stage | install | commit | rollback | revert | recover | guard | boot) "$do" ;;
+arm) arm "$5" ;;
+act) act "$5" "$6" ;;
 *)
 	echo "no such step: $do" >&2
 	exit 64

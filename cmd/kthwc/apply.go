@@ -1,0 +1,287 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kthwc/kthwc/internal/durable"
+	"github.com/kthwc/kthwc/internal/names"
+	"github.com/kthwc/kthwc/pkg/apply"
+)
+
+// planFlags are those of plan and apply alike.
+type planFlags struct {
+	*hostFlags
+	maxUnavailable int
+	deep           bool
+	partial        bool
+}
+
+func (s *session) addPlanFlags(cmd *cobra.Command) *planFlags {
+	f := &planFlags{hostFlags: s.addHostFlags(cmd)}
+	cmd.Flags().IntVar(&f.maxUnavailable, "max-unavailable", apply.MaxUnavailable, "so many workers are drained and restarted at once")
+	cmd.Flags().BoolVar(&f.deep, "deep", false, "hash the installed programs, too")
+	cmd.Flags().BoolVar(&f.partial, "allow-partial", false, "go on without hosts of which nothing is known")
+	return f
+}
+
+func newPlan(s *session) *cobra.Command {
+	var format, output string
+	var exitCode bool
+	var f *planFlags
+	cmd := &cobra.Command{
+		Use:     "plan",
+		Short:   "Compare the hosts with what they shall be: drift, changes, order, gates; changes nothing",
+		Example: "  kthwc plan\n  kthwc plan --on worker-1 --format json\n  kthwc plan -o change.plan && kthwc apply change.plan",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			h, err := s.connect(cmd.Context(), f.hostFlags)
+			if err != nil {
+				return err
+			}
+			defer h.close()
+			p, _, err := h.plan(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			if err := h.printPlan(p, format); err != nil {
+				return err
+			}
+			if output != "" {
+				if err := writePlan(output, p); err != nil {
+					return err
+				}
+				fmt.Fprintf(s.err, "wrote %s; kthwc apply %[1]s carries out exactly this\n", output)
+			}
+			return planEnd(p, exitCode, f.partial)
+		},
+	}
+	f = s.addPlanFlags(cmd)
+	addChoice(cmd, cmd.Flags(), &format, "format", "how it is printed", "text", "json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "also save the plan to this file, for kthwc apply")
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit 2 if anything is to be done")
+	return cmd
+}
+
+// planEnd is how a plan ends: what stands in its way, or whether it is empty.
+func planEnd(p *apply.Plan, exitCode, partial bool) error {
+	if stops := p.Ready(partial); len(stops) > 0 {
+		return &exitError{exitRefused, fmt.Sprintf("%d things stand in the way of applying this", len(stops)), ""}
+	}
+	if exitCode && !p.Empty() {
+		return &exitError{code: exitPending}
+	}
+	return nil
+}
+
+func writePlan(file string, p *apply.Plan) error {
+	text, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.Replace(file, append(text, '\n'), 0o600)
+}
+
+// plan observes and compares.
+func (h *hosts) plan(ctx context.Context, f *planFlags) (*apply.Plan, map[string]apply.Host, error) {
+	found, err := h.Observe(ctx, f.deep)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := h.MakePlan(found, apply.Scope{Nodes: h.nodes, MaxUnavailable: f.maxUnavailable, Deep: f.deep})
+	if err != nil {
+		return nil, nil, &exitError{exitFailure, err.Error(), "kthwc artifacts lock -f " + h.s.file}
+	}
+	if h.nodes == nil {
+		if p.Manifests, err = h.planned(ctx); err != nil {
+			p.Manifests = nil
+			for _, m := range h.manifests() {
+				p.Manifests = append(p.Manifests, apply.ManifestChange{Manifest: m.Name})
+			}
+			if !p.Fresh() {
+				p.Warnings = append(p.Warnings, "the Kubernetes API cannot be asked: "+firstOf(err))
+			}
+		}
+	}
+	return p, found, ctx.Err()
+}
+
+// firstOf is the first line of an error: enough for a warning.
+func firstOf(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+func newApply(s *session) *cobra.Command {
+	var f *planFlags
+	var approve bool
+	var gate time.Duration
+	cmd := &cobra.Command{
+		Use:     "apply [PLAN]",
+		Short:   "Bring the hosts to what they shall be, safely: in order, gated, journaled, undone on failure",
+		Example: "  kthwc apply\n  kthwc apply change.plan --auto-approve",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := s.connect(cmd.Context(), f.hostFlags)
+			if err != nil {
+				return err
+			}
+			defer h.close()
+			return h.apply(cmd.Context(), f, args, approve, gate)
+		},
+	}
+	f = s.addPlanFlags(cmd)
+	cmd.Flags().BoolVar(&approve, "auto-approve", false, "do not ask")
+	cmd.Flags().DurationVar(&gate, "timeout", 90*time.Second, "how long a unit may take to do its work again")
+	return cmd
+}
+
+func (h *hosts) apply(ctx context.Context, f *planFlags, saved []string, approve bool, gate time.Duration) error {
+	p, _, err := h.plan(ctx, f)
+	if err != nil {
+		return err
+	}
+	if len(saved) == 1 {
+		if err := same(saved[0], p); err != nil {
+			return err
+		}
+	}
+	if p.Empty() {
+		fmt.Fprintf(h.s.err, "nothing to do: %d hosts are as they shall be\n", len(p.Hosts))
+		return nil
+	}
+	if err := h.printPlan(p, "text"); err != nil {
+		return err
+	}
+	if err := planEnd(p, false, f.partial); err != nil {
+		return err
+	}
+	if !p.Changes() {
+		return nil
+	}
+	if !approve {
+		if err := h.s.confirm("Only 'yes' continues", "yes"); err != nil {
+			return err
+		}
+	}
+	return h.carryOut(ctx, f, p, gate)
+}
+
+// same says whether a saved plan is what would be done now.
+func same(file string, p *apply.Plan) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var was apply.Plan
+	if err := json.Unmarshal(text, &was); err != nil || was.Kind != p.Kind {
+		return &exitError{exitInvalid, file + " is no plan", "kthwc plan -o " + file}
+	}
+	a, err := json.Marshal(was)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	if string(a) != string(b) {
+		return &exitError{exitFailure, apply.ErrStale.Error(), "plan again, and read what has changed: kthwc plan -o " + file}
+	}
+	return nil
+}
+
+// confirm asks a person for a word.
+func (s *session) confirm(question, word string) error {
+	if !s.onTerminal(s.in) {
+		return &exitError{exitFailure, "this wants a confirmation, and there is no terminal to ask on", "--auto-approve does not ask"}
+	}
+	fmt.Fprintf(s.err, "\n%s: ", question)
+	line, err := bufio.NewReader(s.in).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != word {
+		return &exitError{exitFailure, "nothing was done", ""}
+	}
+	return nil
+}
+
+// carryOut holds the hosts, makes sure that they are as planned, and works.
+func (h *hosts) carryOut(ctx context.Context, f *planFlags, p *apply.Plan, gate time.Duration) error {
+	holds, err := h.Hold(ctx, slices.Sorted(maps.Keys(h.Conns)), h.s.owner("apply"))
+	if err != nil {
+		return heldError(err)
+	}
+	defer holds.Release()
+	now, found, err := h.plan(ctx, f)
+	if err != nil {
+		return err
+	}
+	if !p.SameAs(now) {
+		return &exitError{exitFailure, apply.ErrStale.Error(), "somebody was faster; look at kthwc plan again"}
+	}
+	view := h.s.newProgress(p)
+	run := &apply.Run{
+		Wanted: h.Wanted, Plan: p, Hosts: h.Conns, Redial: h.redial, Open: h.open, Progress: view.event, Parallel: f.parallel, Gate: gate,
+		Cluster: func(ctx context.Context, conns map[string]apply.Conn) (apply.Kubernetes, error) {
+			a, err := h.api(ctx, conns)
+			if err != nil {
+				return nil, err
+			}
+			return a, nil
+		},
+	}
+	out, err := run.Execute(ctx, holds.Epoch, apply.States(found))
+	view.end()
+	return h.ended(ctx, out, err)
+}
+
+func heldError(err error) error {
+	var held *apply.HeldError
+	if errors.As(err, &held) {
+		return &exitError{exitLocked, held.Error(), "wait for it; if whoever that is has gone: kthwc unlock"}
+	}
+	return err
+}
+
+// ended says how a run ended, and what to do next.
+func (h *hosts) ended(ctx context.Context, out *apply.Outcome, err error) error {
+	if len(out.Confirmed) > 0 {
+		fmt.Fprintf(h.s.err, "confirmed: %s\n", names.Ranges(out.Confirmed))
+	}
+	if err == nil {
+		fmt.Fprintf(h.s.err, "done: transaction %d; kthwc rollback %[1]d undoes it\n", out.Transaction)
+		return nil
+	}
+	for _, line := range []struct {
+		what  string
+		nodes []string
+	}{{"undone", out.Undone}, {"not begun", out.Skipped}} {
+		if len(line.nodes) > 0 {
+			fmt.Fprintf(h.s.err, "%s: %s\n", line.what, names.Ranges(line.nodes))
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(out.Stuck)) {
+		fmt.Fprintf(h.s.err, "%s: %s\n", node, out.Stuck[node])
+	}
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(h.s.err, "interrupted: the next kthwc apply goes on")
+		return ctx.Err()
+	case len(out.Stuck) > 0:
+		return &exitError{exitPartial, err.Error(), "kthwc status says where things stand; the next kthwc apply goes on"}
+	case errors.Is(err, apply.ErrUndone):
+		return &exitError{exitUndone, err.Error(), "correct the cause; what was confirmed before stays"}
+	case len(out.Confirmed) > 0:
+		return &exitError{exitPartial, err.Error(), "the next kthwc apply goes on"}
+	}
+	return &exitError{exitFailure, err.Error(), "nothing that runs was touched"}
+}

@@ -1,0 +1,318 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kthwc/kthwc/pkg/tree"
+)
+
+// batch is one batch that is carried out.
+type batch struct {
+	*Run
+	*Batch
+	out *Outcome
+
+	mu     sync.Mutex
+	before map[string]string // node and unit -> invocation
+}
+
+// guardTime is how much longer than a gate the hosts wait for this program before
+// they undo everything by themselves.
+const guardTime = 60 * time.Second
+
+// run takes the hosts from one generation to the next, or back.
+func (b *batch) run(ctx context.Context) error {
+	b.before = map[string]string{}
+	if err := b.stage(ctx); err != nil {
+		b.out.Skipped = append(b.out.Skipped, b.Nodes...)
+		return err
+	}
+	if err := b.margin(ctx); err != nil {
+		b.out.Skipped = append(b.out.Skipped, b.Nodes...)
+		return err
+	}
+	if err := b.drain(ctx); err != nil {
+		b.out.Skipped = append(b.out.Skipped, b.Nodes...)
+		return errors.Join(err, b.uncordon(ctx))
+	}
+	err := b.change(ctx)
+	if err == nil {
+		err = b.confirm(ctx)
+	}
+	if err != nil {
+		return b.undo(ctx, err)
+	}
+	b.out.Confirmed = append(b.out.Confirmed, b.Nodes...)
+	return b.uncordon(ctx)
+}
+
+// margin asks, before anything is touched, whether the others do without these
+// hosts: every member of etcd answers, every other API server is ready.
+func (b *batch) margin(ctx context.Context) error {
+	for _, s := range b.Steps {
+		if s.Before == "" {
+			continue
+		}
+		if err := b.others(ctx, s); err != nil {
+			return fmt.Errorf("%s is not touched: %w", s.Unit, err)
+		}
+	}
+	return nil
+}
+
+func (b *batch) others(ctx context.Context, s Step) error {
+	return b.each(ctx, b.running(s.Unit), func(ctx context.Context, node string) error {
+		if s.Unit != etcdUnit && slices.Contains(s.Nodes, node) {
+			return nil
+		}
+		g, err := b.gate(node, s.Unit)
+		if err != nil {
+			return err
+		}
+		end := b.doing(node, s.Unit+" is asked")
+		if err := g.pass(ctx, 30*time.Second); err != nil {
+			return end(fmt.Errorf("%s: %w", s.Before, err))
+		}
+		return end(nil)
+	})
+}
+
+// running are the nodes of the tree that have a unit.
+func (r *Run) running(unit string) []string {
+	var out []string
+	for _, n := range r.Tree.Nodes {
+		if has(n, unit) {
+			out = append(out, n.Name)
+		}
+	}
+	return out
+}
+
+// gate is the check of a unit on a node. A host that is not connected cannot pass.
+func (r *Run) gate(node, unit string) (*gate, error) {
+	c := r.Hosts[node]
+	if c == nil {
+		return nil, fmt.Errorf("%s is not connected", node)
+	}
+	g := &gate{node: node, conn: c, unit: tree.Unit{Name: unit}, material: r.Material, waiting: func(what string) { r.event(node, unit, Wait, what, 0) }}
+	for _, u := range r.Tree.Node(node).Units {
+		if u.Name == unit {
+			g.unit = u
+		}
+	}
+	return g, nil
+}
+
+// stage brings the new generation to the hosts, whole, beside the old one.
+func (b *batch) stage(ctx context.Context) error {
+	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
+		entries, record, err := b.install(node)
+		if err != nil {
+			return fmt.Errorf("%s: %w", node, err)
+		}
+		end := b.doing(node, "stage")
+		return end(b.named(node, b.transaction(node).Stage(ctx, entries, b.Plan.Host(node).Units, record)))
+	})
+}
+
+func (b *batch) named(node string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", node, err)
+}
+
+// change installs the files and works through the units.
+func (b *batch) change(ctx context.Context) error {
+	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
+		tx := b.transaction(node)
+		end := b.doing(node, "install")
+		return end(b.named(node, errors.Join(tx.Arm(ctx, b.Gate+guardTime), tx.Install(ctx))))
+	})
+	for i := range b.Steps {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = b.step(ctx, &b.Steps[i])
+		}
+	}
+	return err
+}
+
+// step acts on one unit of every host that has it, and waits until it works. The
+// hosts' own time to undo everything begins anew.
+func (b *batch) step(ctx context.Context, s *Step) error {
+	if s.Do == Stop {
+		return nil // install has stopped it
+	}
+	return b.together(ctx, s.Nodes, func(ctx context.Context, node string) error {
+		end := b.doing(node, s.Unit)
+		return end(b.named(node, b.unit(ctx, node, s)))
+	})
+}
+
+func (b *batch) unit(ctx context.Context, node string, s *Step) error {
+	tx := b.transaction(node)
+	if err := tx.Arm(ctx, b.Gate+guardTime); err != nil {
+		return err
+	}
+	before, err := tx.Act(ctx, UnitAction{Unit: s.Unit, Do: s.Do})
+	if err != nil || s.Do == Enable {
+		return err
+	}
+	g, err := b.Run.gate(node, s.Unit)
+	if err != nil {
+		return err
+	}
+	g.before, g.first = before, s.First
+	if err := g.pass(ctx, b.Gate); err != nil {
+		return err
+	}
+	if s.Unit == containerdUnit {
+		return b.images(ctx, node)
+	}
+	return nil
+}
+
+// images gives the container runtime what kthwc.lock names.
+func (b *batch) images(ctx context.Context, node string) error {
+	for _, blob := range b.Plan.Host(node).Images {
+		b.event(node, containerdUnit, Wait, "import "+blob.Image, 0)
+		if err := command(ctx, b.Hosts[node], "import "+blob.Image, "image", blob.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confirm commits each host over a connection of its own that is new: what was
+// changed may have cut off everybody else.
+func (b *batch) confirm(ctx context.Context) error {
+	if err := b.ready(ctx); err != nil {
+		return err
+	}
+	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
+		end := b.doing(node, "confirm")
+		fresh, err := b.Redial(ctx, node)
+		if err != nil {
+			return end(fmt.Errorf("%s cannot be reached any more: %w", node, err))
+		}
+		defer fresh.Close()
+		tx := b.transaction(node)
+		tx.Conn = fresh
+		return end(b.named(node, tx.Commit(ctx)))
+	})
+}
+
+// ready waits until the cluster says that nodes whose kubelet was touched are Ready.
+func (b *batch) ready(ctx context.Context) error {
+	at := slices.IndexFunc(b.Steps, func(s Step) bool { return s.Unit == kubeletUnit && s.Do != Enable })
+	if at < 0 || b.Cluster == nil {
+		return nil
+	}
+	k, err := b.cluster(ctx)
+	if err != nil {
+		return err
+	}
+	return b.each(ctx, b.Steps[at].Nodes, func(ctx context.Context, node string) error {
+		end := b.doing(node, "node Ready")
+		return end(b.awaitReady(ctx, k, node))
+	})
+}
+
+func (b *batch) awaitReady(ctx context.Context, k Kubernetes, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, b.Gate)
+	defer cancel()
+	last := "nothing was seen yet"
+	for {
+		ready, why, err := k.NodeReady(ctx, node)
+		if err == nil && ready {
+			return nil
+		}
+		if ctx.Err() == nil {
+			if last = why; err != nil {
+				last = err.Error()
+			}
+			b.event(node, "node Ready", Wait, last, 0)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not Ready within %v: %s", node, b.Gate, last)
+		case <-time.After(2 * pollEvery):
+		}
+	}
+}
+
+func (b *batch) drain(ctx context.Context) error {
+	if !b.Drain || b.Cluster == nil {
+		return nil
+	}
+	k, err := b.cluster(ctx)
+	if err != nil {
+		return fmt.Errorf("the nodes cannot be drained: %w", err)
+	}
+	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
+		end := b.doing(node, "drain")
+		if err := k.Cordon(ctx, node); err != nil {
+			return end(err)
+		}
+		return end(k.Drain(ctx, node, func(what string) { b.event(node, "drain", Wait, what, 0) }))
+	})
+}
+
+// uncordon gives back the nodes that this program has cordoned, and no others.
+func (b *batch) uncordon(ctx context.Context) error {
+	if !b.Drain || b.Cluster == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	k, err := b.cluster(ctx)
+	if err != nil {
+		return fmt.Errorf("the nodes stay cordoned: %w", err)
+	}
+	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error { return k.Uncordon(ctx, node) })
+}
+
+// undo puts the hosts of the batch back, all of them, whatever the reason was:
+// also when this run was interrupted.
+func (b *batch) undo(parent context.Context, why error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*time.Minute)
+	defer cancel()
+	if errors.Is(why, ErrTaken) {
+		for _, node := range b.Nodes {
+			b.out.Stuck[node] = why.Error()
+		}
+		return why
+	}
+	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
+		end := b.doing(node, "undo")
+		err := end(b.transaction(node).Rollback(ctx))
+		if err != nil { // perhaps by a new connection
+			if fresh, dialled := b.Redial(ctx, node); dialled == nil {
+				defer fresh.Close()
+				tx := b.transaction(node)
+				tx.Conn = fresh
+				err = tx.Rollback(ctx)
+			}
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if err != nil {
+			b.out.Stuck[node] = fmt.Sprintf("it undoes everything by itself within %v: %v", b.Gate+guardTime, err)
+			return err
+		}
+		b.out.Undone = append(b.out.Undone, node)
+		return nil
+	})
+	if err != nil {
+		return errors.Join(why, err, b.uncordon(ctx))
+	}
+	return errors.Join(fmt.Errorf("%w: %w", ErrUndone, why), b.uncordon(ctx))
+}

@@ -1,0 +1,38 @@
+# Holds a host for one operator for as long as standard input stays open: when
+# the connection ends, whatever the reason, the kernel gives the lock back.
+# Arguments: the directory that is taken for / (empty on real hosts), and who the
+# operator is, for others to read. Says "held EPOCH", or "busy" and the owner.
+# Standard input has lines: "epoch N" writes the epoch that steps must have from
+# now on; "alive" answers whoever asked (see release.sh) whether the owner lives.
+set -u
+umask 077
+LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL PATH
+base=$1/var/lib/kthwc
+mkdir -p "$base" || exit 1
+exec 8>>"$base/held"
+if ! flock -n 8; then
+	printf 'busy %s\n' "$(sed -n 2p "$base/owner" 2>/dev/null)"
+	exit 75
+fi
+printf '%s\n%s\n' "$$" "$2" >"$base/.owner" && mv -T -- "$base/.owner" "$base/owner" || exit 1
+rm -f -- "$base/alive"
+trap 'printf "asked\n"' USR1
+printf 'held %s\n' "$(cat "$base/epoch" 2>/dev/null || echo 0)"
+# A read that a signal interrupts looks like the end of input in some shells, so
+# another process reads, and this one waits for it.
+exec 3<&0
+while read -r word value; do
+	case $word in
+	epoch)
+		printf '%s\n' "$value" >"$base/.epoch" && sync -- "$base/.epoch" && mv -T -- "$base/.epoch" "$base/epoch" && sync -- "$base" || exit 1
+		printf 'epoch %s\n' "$value"
+		;;
+	alive) : >"$base/alive" ;;
+	esac
+done <&3 8>&- &
+reader=$!
+while kill -0 "$reader" 2>/dev/null; do
+	wait "$reader"
+done
+rm -f -- "$base/owner"

@@ -1,0 +1,24 @@
+# What a unit is, and what is done on a host beside its files. Arguments: what, and
+# what it needs.
+#
+#   show UNIT       its state, as systemctl has it
+#   log UNIT N      the last lines of its log
+#   user NAME HOME  a system user that nobody logs in as, unless there is one
+#   packages NAME…  packages of the system, from wherever the host gets them
+#   image PATH      give an archive to the container runtime
+set -u
+LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+DEBIAN_FRONTEND=noninteractive
+export LC_ALL PATH DEBIAN_FRONTEND
+do=$1
+shift
+case $do in
+show) systemctl show -p ActiveState,SubState,Result,InvocationID,NRestarts,ExecMainStatus -- "$1" ;;
+log) journalctl -u "$1" -n "$2" --no-pager -o cat 2>/dev/null ;;
+user) getent passwd "$1" >/dev/null || useradd --system --user-group --no-create-home --home-dir "$2" --shell /usr/sbin/nologin -- "$1" ;;
+packages)
+	apt-get install -y -q --no-install-recommends -- "$@" >&2 && exit 0
+	apt-get update -q >&2 && apt-get install -y -q --no-install-recommends -- "$@" >&2
+	;;
+image) ctr -n k8s.io images import --no-unpack=false -- "$1" ;;
+esac
