@@ -11,7 +11,9 @@ local probe(path, number) = { httpGet: { path: path, port: number }, timeoutSeco
 local corefile(cluster) = |||
   .:53 {
       errors
-      health { lameduck 5s }
+      health {
+          lameduck 5s
+      }
       ready
       kubernetes %(domain)s in-addr.arpa ip6.arpa {
           pods insecure
