@@ -172,7 +172,7 @@ func wrap(s string, width int) []string {
 
 // verdict says what is broken first.
 func (t *text) verdict(r *Report) {
-	summary := counts(map[Status]int{OK: r.Count(OK), Failed: r.Count(Failed), NotPossible: r.Count(NotPossible), Skipped: r.Count(Skipped)})
+	summary := counts(r.Counts())
 	fmt.Fprintf(t.w, "\n%s in %s\n", cmp.Or(summary, "nothing was checked"), r.Took.Round(100*time.Millisecond))
 	first := r.First()
 	if first == nil {

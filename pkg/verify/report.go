@@ -104,19 +104,17 @@ type Report struct {
 	Leftovers  []string      `json:"leftovers,omitempty"` // what could not be cleaned up
 }
 
-// Count is how many results have a status.
-func (r *Report) Count(s Status) int {
-	n := 0
+// Counts is how many results there are of each status.
+func (r *Report) Counts() map[Status]int {
+	out := map[Status]int{OK: 0, Failed: 0, NotPossible: 0, Skipped: 0}
 	for i := range r.Results {
-		if r.Results[i].Status == s {
-			n++
-		}
+		out[r.Results[i].Status]++
 	}
-	return n
+	return out
 }
 
 // OK says whether nothing failed and nothing was left behind.
-func (r *Report) OK() bool { return r.Count(Failed) == 0 && len(r.Leftovers) == 0 }
+func (r *Report) OK() bool { return r.Counts()[Failed] == 0 && len(r.Leftovers) == 0 }
 
 // First is the first failure in the lowest broken layer, one that does not
 // follow from another; nil if nothing failed.

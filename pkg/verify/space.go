@@ -60,7 +60,7 @@ func (r *run) smoke(ctx context.Context) {
 	}
 	for _, c := range smokeChecks {
 		if r.wanted(c) && ctx.Err() == nil {
-			r.progress(Event{Layer: c.layer, Check: c.name, Doing: "begin"})
+			r.tell(Event{Layer: c.layer, Check: c.name, Doing: Begin})
 			c.run(ctx, &probe{run: r, check: c, begun: r.Now()})
 		}
 	}
@@ -103,7 +103,7 @@ func (r *run) prepare(ctx context.Context) error {
 
 // waiting tells the progress what is awaited.
 func (r *run) waiting(awaited, state string) {
-	r.progress(Event{Layer: LayerWorkload, Check: "workloads", Doing: "waits for " + awaited + ": " + state})
+	r.tell(Event{Layer: LayerWorkload, Check: "workloads", Doing: "waits for " + awaited + ": " + state})
 }
 
 // populate makes the workloads. A node that is not ready gets none: nothing

@@ -35,13 +35,17 @@ type Options struct {
 // DefaultPatience is how long one thing may take to happen, such as a pod to run.
 const DefaultPatience = 90 * time.Second
 
-// Event is what a run is at.
+// Event is what a run is at. Several goroutines may report at once; progress
+// is called by one at a time.
 type Event struct {
 	Layer Layer
 	Check string
-	Doing string // "begin", what is waited for, or "" with Result
-	Done  *Result
+	Doing string  // Begin, or what is waited for; "" with Done
+	Done  *Result // an assertion that was made
 }
+
+// Begin is what an event is doing when a check begins.
+const Begin = "begin"
 
 // check is one row: what is asserted, and of which layer.
 type check struct {
@@ -68,7 +72,7 @@ func Run(ctx context.Context, s *Subject, o Options, progress func(Event)) (*Rep
 	}
 	for _, c := range checks {
 		if r.wanted(c) && ctx.Err() == nil {
-			r.progress(Event{Layer: c.layer, Check: c.name, Doing: "begin"})
+			r.tell(Event{Layer: c.layer, Check: c.name, Doing: Begin})
 			c.run(ctx, &probe{run: r, check: c, begun: s.Now()})
 		}
 	}
@@ -90,8 +94,16 @@ type run struct {
 	space    *space                  // where workloads run
 	links    []*link                 // nil until they are tried
 
-	mu     sync.Mutex
-	report *Report
+	mu      sync.Mutex
+	report  *Report
+	telling sync.Mutex
+}
+
+// tell reports one event at a time.
+func (r *run) tell(e Event) {
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	r.progress(e)
 }
 
 func (r *run) wanted(c check) bool {
@@ -143,7 +155,7 @@ func (p *probe) put(x Result) {
 	p.mu.Lock()
 	p.report.Results = append(p.report.Results, x)
 	p.mu.Unlock()
-	p.progress(Event{Layer: x.Layer, Check: p.name, Done: &x})
+	p.tell(Event{Layer: x.Layer, Check: p.name, Done: &x})
 }
 
 // equal asserts that two texts are the same.
