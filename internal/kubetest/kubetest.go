@@ -349,3 +349,17 @@ func unpack(archive, name, to string) error {
 		return os.WriteFile(to, body, 0o700)
 	}
 }
+
+// Stranger is a client certificate and its key that no server here knows.
+func Stranger(tb testing.TB, user string, groups ...string) (cert, key []byte) {
+	tb.Helper()
+	other, err := newAuthority("strangers")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cert, key, err = other.leaf(user, groups, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cert, key
+}

@@ -138,15 +138,14 @@ func (e *Error) because(err error) *Error {
 // untrusted is the error for a certificate that is not the expected one, or nil.
 func (c *Client) untrusted(err error) *Error {
 	var verification *tls.CertificateVerificationError
-	var alert tls.AlertError
-	var record tls.RecordHeaderError
+	var alert *net.OpError
 	switch {
 	case errors.As(err, &verification):
 		return fault(Untrusted, nil, "the certificate of %s is refused: %s", c.server(), whyRefused(verification.Err))
-	case errors.As(err, &record):
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fault(Untrusted, nil, "%s does not speak TLS", c.server())
-	case errors.As(err, &alert):
-		return fault(Unauthorized, nil, "%s refuses our certificate (%s): %s", c.server(), c.identity(), alert.Error())
+	case errors.As(err, &alert) && alert.Op == "remote error":
+		return fault(Unauthorized, nil, "%s refuses our certificate (%s): %s", c.server(), c.identity(), alert.Err)
 	}
 	return nil
 }

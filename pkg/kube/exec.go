@@ -181,7 +181,7 @@ func (c *Client) execSPDY(ctx context.Context, x *execution) (status metav1.Stat
 		return metav1.Status{Status: metav1.StatusFailure, Reason: "NonZeroExitCode", Details: &metav1.StatusDetails{
 			Causes: []metav1.StatusCause{{Type: "ExitCode", Message: strconv.Itoa(ended.Code)}}}}, nil
 	case err != nil:
-		return status, c.upgradeFailed(ctx, err)
+		return status, c.noStream(ctx, err)
 	}
 	return metav1.Status{Status: metav1.StatusSuccess}, nil
 }

@@ -68,7 +68,7 @@ func (c *Client) forwardSPDY(ctx context.Context, path string) (httpstream.Conne
 	}
 	connection, _, err := spdy.NegotiateStreaming(upgrader, &http.Client{Transport: transport}, request, forwarding)
 	if err != nil {
-		return nil, c.upgradeFailed(ctx, err)
+		return nil, c.noStream(ctx, err)
 	}
 	return connection, nil
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/transport/spdy"
 	streamspdy "k8s.io/streaming/pkg/httpstream/spdy"
 )
@@ -70,17 +70,34 @@ func (c *Client) spdy() (http.RoundTripper, spdy.Upgrader, error) {
 	if err != nil {
 		return nil, nil, fault(Invalid, err, "a stream cannot be opened")
 	}
-	return upgrade, spdy.NewUpgraderForStreaming(upgrade), nil
+	return upgrade, upgrader{spdy.NewUpgraderForStreaming(upgrade), c}, nil
 }
 
-// upgradeFailed is the error of a stream that the server did not open.
-func (c *Client) upgradeFailed(ctx context.Context, err error) error {
-	var answer interface{ Status() metav1.Status }
+// upgrader keeps the code of a refusal, which the library's forgets.
+type upgrader struct {
+	spdy.Upgrader
+	client *Client
+}
+
+func (u upgrader) NewConnection(answer *http.Response) (httpstream.Connection, error) {
+	if answer.StatusCode == http.StatusSwitchingProtocols {
+		return u.Upgrader.NewConnection(answer)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
+	if err != nil {
+		return nil, err
+	}
+	return nil, u.client.refused(answer.StatusCode, body)
+}
+
+// noStream is the error of a stream that was not opened, or did not last.
+func (c *Client) noStream(ctx context.Context, err error) error {
 	switch {
+	case KindOf(err) != Unclassified:
+		return err
 	case ctx.Err() != nil:
 		return c.broken(ctx, err)
-	case errors.As(err, &answer):
-		return c.refused(int(answer.Status().Code), []byte(answer.Status().Message))
 	}
 	return fault(ServerFault, err, "%s opens no stream", c.server())
 }
