@@ -80,7 +80,7 @@ type session struct {
 
 // verbs are the commands, in the order of help.
 var verbs = []func(*session) *cobra.Command{
-	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newPlan, newApply, newVerify, newVersions, newLab, newMan, newVersion,
+	newInit, newValidate, newFmt, newSchema, newConfig, newRender, newShow, newDiff, newExplain, newPKI, newKubeconfig, newArtifacts, newPreflight, newPlan, newApply, newStatus, newRollback, newUnlock, newReset, newVerify, newVersions, newLab, newMan, newVersion,
 }
 
 // newRoot is the command with all its verbs.

@@ -7,30 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/kthwc/kthwc/pkg/tree"
 )
-
-// local runs scripts on this machine.
-type local struct{ shell string }
-
-func (l local) Run(ctx context.Context, c Command) (Result, error) {
-	cmd := exec.CommandContext(ctx, l.shell, append([]string{"-c", c.Script, "kthwc"}, c.Args...)...)
-	var out, said bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, &out, &said
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		err = nil
-	}
-	return Result{out.Bytes(), said.Bytes(), cmd.ProcessState.ExitCode()}, err
-}
-
-func (local) Close() error { return nil }
 
 // host makes a directory that stands for a host's /.
 func host(t *testing.T) string {
@@ -95,7 +77,7 @@ func TestObserve(t *testing.T) {
 // An answer that was cut off, anywhere, says nothing: nothing is taken for absent.
 func TestHalfAnswersAreUnknown(t *testing.T) {
 	q := Query{Paths: everything, Root: host(t)}
-	r, err := local{"sh"}.Run(context.Background(), Command{Script: observeScript, Args: []string{"mark", q.Root}, Stdin: strings.NewReader(strings.Join(everything, "\x00") + "\x00.\x00.\x00.\x00")})
+	r, err := local{"sh"}.Run(context.Background(), Command{Script: observeScript, Args: []string{"mark", q.Root}, Stdin: strings.NewReader(strings.Join(everything, "\x00") + "\x00.\x00.\x00.\x00.\x00")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +101,7 @@ func TestHalfAnswersAreUnknown(t *testing.T) {
 
 // What a host may not be asked, or may not answer, is an error and no panic.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm contents\n\nm units\nId=a.service\n\nm packages\n\nm users\nroot\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
+	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm stat\ndirectory\t755\troot\troot\t1\t/etc\x00\nm errors\n\nm links\n\nm digests\n\nm contents\n\nm blobs\n\nm images\n\nm journal\nepoch\t3\n\nm units\nId=a.service\n\nm packages\n\nm users\nroot\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		s, err := parse(Result{Stdout: out}, "m", Query{Paths: []string{"/etc"}})
 		if err == nil && s == nil {

@@ -137,6 +137,14 @@ type Recorded struct {
 	Entries    []RecordedEntry `json:"entries"`
 }
 
+func recordOf(text []byte) (*Recorded, error) {
+	r := &Recorded{}
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("its record of the last apply cannot be read: %w", err)
+	}
+	return r, nil
+}
+
 // RecordedEntry is one path as it was left.
 type RecordedEntry struct {
 	Path   string    `json:"path"`
@@ -267,9 +275,9 @@ func (c *comparison) record(cluster string) error {
 	if c.state.Confirmed == nil {
 		return nil
 	}
-	var r Recorded
-	if err := json.Unmarshal(c.state.Confirmed, &r); err != nil {
-		return fmt.Errorf("its record of the last apply cannot be read: %w", err)
+	r, err := recordOf(c.state.Confirmed)
+	if err != nil {
+		return err
 	}
 	if r.Cluster != cluster || r.Node != c.node.Name {
 		return fmt.Errorf("it is the node %s of the cluster %s: is the address right?", r.Node, r.Cluster)

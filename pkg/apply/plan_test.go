@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/kthwc/kthwc/pkg/artifact"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/render"
 	"github.com/kthwc/kthwc/pkg/secret"
@@ -66,8 +67,19 @@ func applied(t testing.TB, out *tree.Tree) map[string]Host {
 			s.Users[u.Name] = true
 		}
 		record := Recorded{Generation: 1, Cluster: out.Cluster, Node: n.Name}
-		c := &comparison{node: n, state: s, material: material}
-		for _, f := range n.Files {
+		d, err := desiredOf(out, n, locked(t, out))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Blobs, s.Images = map[string]int64{}, map[string]bool{}
+		for _, b := range d.programs {
+			s.Blobs[b.Path] = b.Size
+		}
+		for _, b := range d.images {
+			s.Images[b.Image] = true
+		}
+		c := &comparison{node: d, state: s, material: material}
+		for _, f := range d.files() {
 			if f.Block {
 				s.Contents[f.Path] = WithBlock("127.0.0.1 localhost\n", string(f.Body.Bytes()))
 			}
@@ -88,10 +100,40 @@ func applied(t testing.TB, out *tree.Tree) map[string]Host {
 	return hosts
 }
 
+// locked pins everything that a tree's nodes run; digests follow from names.
+func locked(t testing.TB, out *tree.Tree) *artifact.Lock {
+	t.Helper()
+	needs, err := artifact.Wanted(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := &artifact.Lock{}
+	for _, n := range needs {
+		e := artifact.Entry{Need: n, SHA256: tree.Digest([]byte(n.String())), Size: int64(len(n.Name))}
+		if n.Name == "cni-plugins" {
+			for _, name := range []string{"bridge", "loopback"} {
+				e.Members = append(e.Members, artifact.Member{Path: name, SHA256: tree.Digest([]byte(name)), Size: int64(len(name))})
+			}
+		}
+		lock.Artifacts = append(lock.Artifacts, e)
+	}
+	return lock
+}
+
+// planned is the plan for a tree and hosts as they are.
+func planned(t testing.TB, out *tree.Tree, hosts map[string]Host) *Plan {
+	t.Helper()
+	p, err := (&Wanted{out, locked(t, out), material}).MakePlan(hosts, Scope{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func TestNothingToDoAfterAnApply(t *testing.T) {
 	out := rendered(t, asIs)
-	p := MakePlan(out, applied(t, out), material)
-	if !p.Empty() || len(p.Stages) > 0 || len(p.Warnings) > 0 {
+	p := planned(t, out, applied(t, out))
+	if !p.Empty() || len(p.Rollout) > 0 || len(p.Warnings) > 0 {
 		text, _ := json.MarshalIndent(p, "", " ")
 		t.Errorf("%.3000s", text)
 	}
@@ -126,7 +168,7 @@ func TestEveryDisturbanceIsFound(t *testing.T) {
 			e.Digest, e.Target, e.Kind = "other", "other", tree.Regular
 			s.Entries[f.Path] = e
 		}
-		p := MakePlan(out, hosts, material)
+		p := planned(t, out, hosts)
 		for _, h := range p.Hosts {
 			switch {
 			case h.Node != n.Name && len(h.Changes)+len(h.Drift) > 0:
@@ -134,16 +176,10 @@ func TestEveryDisturbanceIsFound(t *testing.T) {
 			case h.Node != n.Name:
 			case len(h.Changes) != 1 || len(h.Drift) != 1 || h.Changes[0].Path != f.Path || h.Drift[0].Path != f.Path:
 				r.Fatalf("%s: %+v, drift %+v", f.Path, h.Changes, h.Drift)
-			case len(h.Units) != len(unitsIn(n, f.Units())):
+			case len(h.Units) != len(f.Units()):
 				r.Fatalf("%s is read by %v, and %+v is to be done", f.Path, f.Units(), h.Units)
 			}
 		}
-	})
-}
-
-func unitsIn(n *tree.Node, names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		return !slices.ContainsFunc(n.Units, func(u tree.Unit) bool { return u.Name == name })
 	})
 }
 
@@ -154,7 +190,7 @@ func TestUnknownHostsHaveNoPlan(t *testing.T) {
 	hosts["worker-1"] = Host{Err: errors.New("connection refused")}
 	delete(hosts, "worker-2")
 	hosts["worker-0"].State.Unknown = map[string]string{"/etc/hosts": "Permission denied"}
-	p := MakePlan(out, hosts, material)
+	p := planned(t, out, hosts)
 	for _, h := range p.Hosts {
 		if strings.HasPrefix(h.Node, "worker") != (h.Unknown != "") || len(h.Changes) > 0 {
 			t.Errorf("%+v", h)
@@ -175,19 +211,27 @@ func TestOrder(t *testing.T) {
 		s.Entries, s.Units, s.Confirmed, s.Packages, s.Users = nil, nil, nil, nil, nil
 		bare[name] = Host{State: &s}
 	}
-	p := MakePlan(out, bare, material)
-	if s := p.Stages[0]; s.Unit != "etcd.service" || len(s.Batches) != 1 || len(s.Batches[0]) != 3 {
-		t.Errorf("%+v", s)
+	p := planned(t, out, bare)
+	if len(p.Rollout) != 2 || p.ManifestsAfter != 1 {
+		t.Fatalf("%+v", p.Rollout)
 	}
-	if last := p.Stages[len(p.Stages)-1]; last.Unit != "kube-proxy.service" || len(last.Batches) != 3 {
-		t.Errorf("%+v", last)
+	if b := p.Rollout[0]; len(b.Nodes) != 3 || b.Steps[0].Unit != etcdUnit || !b.Steps[0].First || b.Steps[1].Unit != apiserverUnit {
+		t.Errorf("%+v", b)
+	}
+	if b := p.Rollout[1]; len(b.Nodes) != 3 || b.Steps[len(b.Steps)-1].Unit != "kube-proxy.service" || b.Drain {
+		t.Errorf("%+v", b)
 	}
 	changed := rendered(t, func(s string) string {
 		return strings.Replace(s, "  provider:", "  etcd: {clusterToken: other}\n  provider:", 1)
 	})
-	p = MakePlan(changed, applied(t, out), material)
-	if s := p.Stages[0]; s.Unit != "etcd.service" || len(s.Batches) != 3 || s.Gate != "etcd" {
-		t.Errorf("%+v", s)
+	p = planned(t, changed, applied(t, out))
+	if len(p.Rollout) != 3 {
+		t.Fatalf("%+v", p.Rollout)
+	}
+	for _, b := range p.Rollout {
+		if s := b.Steps[0]; len(b.Nodes) != 1 || s.Unit != etcdUnit || s.Do != Restart || s.Before == "" || s.First || !strings.Contains(s.Gate, "/health answers") {
+			t.Errorf("%+v", b)
+		}
 	}
 }
 
@@ -197,14 +241,14 @@ func TestRecords(t *testing.T) {
 		return strings.Replace(s, "  provider:", "  files: [{path: /etc/motd, content: hello}]\n  provider:", 1)
 	})
 	without := rendered(t, asIs)
-	for _, h := range MakePlan(without, applied(t, with), material).Hosts {
+	for _, h := range planned(t, without, applied(t, with)).Hosts {
 		if len(h.Changes) != 1 || h.Changes[0].Do != Delete || h.Changes[0].Path != "/etc/motd" {
 			t.Errorf("%+v", h.Changes)
 		}
 	}
 	hosts := applied(t, without)
 	hosts["worker-0"], hosts["worker-1"] = hosts["worker-1"], hosts["worker-0"]
-	for _, h := range MakePlan(without, hosts, material).Hosts {
+	for _, h := range planned(t, without, hosts).Hosts {
 		if mixed := h.Node == "worker-0" || h.Node == "worker-1"; mixed != strings.Contains(h.Unknown, "is the address right?") {
 			t.Errorf("%s: %q", h.Node, h.Unknown)
 		}
@@ -217,12 +261,12 @@ func TestPreflight(t *testing.T) {
 	for name, disturb := range map[string]func(*Facts){
 		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
-		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 0 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
+		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
 	} {
 		hosts := applied(t, out)
 		disturb(&hosts["worker-0"].State.Facts)
 		at := slices.IndexFunc(out.Nodes, func(n *tree.Node) bool { return n.Name == "worker-0" })
-		problems := MakePlan(out, hosts, material).Hosts[at].Problems
+		problems := planned(t, out, hosts).Hosts[at].Problems
 		if len(problems) != 1 || !strings.Contains(problems[0], name) {
 			t.Errorf("%s: %q", name, problems)
 		}

@@ -94,8 +94,17 @@ func (t *Transaction) Commit(ctx context.Context) error { return t.step(ctx, "co
 // Rollback puts back what was there before.
 func (t *Transaction) Rollback(ctx context.Context) error { return t.step(ctx, "rollback") }
 
-// Revert puts back what was there before the generation that was committed last.
-func (t *Transaction) Revert(ctx context.Context) error { return t.step(ctx, "revert") }
+// Revert puts back what was there before the generation that was committed last,
+// and says which units run again.
+func (t *Transaction) Revert(ctx context.Context) (running []string, err error) {
+	r, err := t.run(ctx, nil, "revert")
+	for line := range strings.Lines(string(r.Stdout)) {
+		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) == 3 && f[1] == "active" {
+			running = append(running, f[0])
+		}
+	}
+	return running, err
+}
 
 // Recover rolls back whatever was begun on the host and not committed.
 func (t *Transaction) Recover(ctx context.Context) error { return t.step(ctx, "recover") }

@@ -13,7 +13,8 @@
 #               prints the invocation that it had before
 #   commit N    the generation is what this host shall be from now on
 #   rollback N  put back what install saved, units included; safe to repeat
-#   revert N    the same with the generation that was committed last
+#   revert N    the same with the generation that was committed last; prints how
+#               each of its units was before
 #   recover     roll back whatever was begun and not committed
 #   guard N     what the timer does: rollback, unless it is committed
 #   boot        what the unit at boot does: recover, before anything is started
@@ -334,6 +335,7 @@ revert() {
 		;;
 	esac
 	undo
+	cat "$saved/units"
 	if [ -f "$saved/confirmed" ]; then
 		cp -T -- "$saved/confirmed" "$base/.confirmed"
 		place "$base/.confirmed" "$base/confirmed"

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,10 @@ type killed struct{ before int }
 func (k killed) Run(ctx context.Context, c Command) (Result, error) {
 	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'kthwc_n=$((kthwc_n + 1)); [ $kthwc_n -ne %d ] || kill -9 $$' DEBUG\n%s", k.before, c.Script)
 	return local{"bash"}.Run(ctx, c)
+}
+
+func (k killed) Forward(ctx context.Context, network, address string) (net.Conn, error) {
+	return local{}.Forward(ctx, network, address)
 }
 
 func (killed) Close() error { return nil }
@@ -115,7 +120,7 @@ func root(t *testing.T) string {
 
 func (t *Transaction) all(entries []Install) error {
 	ctx := context.Background()
-	if err := t.Stage(ctx, entries, Recorded{Generation: t.Generation, Cluster: "c", Node: "n"}); err != nil {
+	if err := t.Stage(ctx, entries, nil, Recorded{Generation: t.Generation, Cluster: "c", Node: "n"}); err != nil {
 		return err
 	}
 	if err := t.Install(ctx); err != nil {
@@ -128,7 +133,7 @@ func TestTransaction(t *testing.T) {
 	dir := root(t)
 	before, after := generationsOf()
 	for i, entries := range [][]Install{before, after} {
-		tx := &Transaction{local{"sh"}, dir, i + 1}
+		tx := &Transaction{Conn: local{"sh"}, Root: dir, Generation: i + 1}
 		if err := tx.all(entries); err != nil {
 			t.Fatal(err)
 		}
@@ -151,13 +156,13 @@ func TestTransaction(t *testing.T) {
 func TestRollback(t *testing.T) {
 	dir := root(t)
 	before, after := generationsOf()
-	if err := (&Transaction{local{"sh"}, dir, 1}).all(before); err != nil {
+	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}).all(before); err != nil {
 		t.Fatal(err)
 	}
 	was := snapshot(t, dir)
 	ctx := context.Background()
-	tx := &Transaction{local{"sh"}, dir, 2}
-	if err := tx.Stage(ctx, after, Recorded{Generation: 2}); err != nil {
+	tx := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 2}
+	if err := tx.Stage(ctx, after, nil, Recorded{Generation: 2}); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(was, snapshot(t, dir)); diff != "" {
@@ -177,7 +182,7 @@ func TestRollback(t *testing.T) {
 	if err := tx.Commit(ctx); err == nil {
 		t.Error("what was rolled back was committed")
 	}
-	if err := (&Transaction{local{"sh"}, dir, 1}).Rollback(ctx); err == nil {
+	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}).Rollback(ctx); err == nil {
 		t.Error("what was committed was rolled back")
 	}
 }
@@ -188,14 +193,14 @@ func TestRollback(t *testing.T) {
 func TestTransactionSurvivesEveryKill(t *testing.T) {
 	dir := root(t)
 	before, after := generationsOf()
-	first := &Transaction{local{"sh"}, dir, 1}
+	first := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}
 	if err := first.all(before); err != nil {
 		t.Fatal(err)
 	}
 	was := snapshot(t, dir)
 	whole := filepath.Join(scratch(t), "host")
 	copyTree(t, dir, whole)
-	done := &Transaction{local{"sh"}, dir, 2}
+	done := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 2}
 	if err := done.all(after); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +208,7 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 	ctx := context.Background()
 	kills := 0
 	for at, step := range []func(*Transaction) error{
-		func(tx *Transaction) error { return tx.Stage(ctx, after, Recorded{Generation: 2}) },
+		func(tx *Transaction) error { return tx.Stage(ctx, after, nil, Recorded{Generation: 2}) },
 		func(tx *Transaction) error { return tx.Install(ctx) },
 		func(tx *Transaction) error { return tx.Commit(ctx) },
 		func(tx *Transaction) error { return tx.Rollback(ctx) },
@@ -211,15 +216,15 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 		for n := 1; n < 1000; n++ {
 			host := filepath.Join(scratch(t), "host")
 			copyTree(t, whole, host)
-			tx := &Transaction{local{"sh"}, host, 2}
+			tx := &Transaction{Conn: local{"sh"}, Root: host, Generation: 2}
 			for _, earlier := range []func() error{
-				func() error { return tx.Stage(ctx, after, Recorded{Generation: 2}) }, func() error { return tx.Install(ctx) },
+				func() error { return tx.Stage(ctx, after, nil, Recorded{Generation: 2}) }, func() error { return tx.Install(ctx) },
 			}[:min(at, 2)] {
 				if err := earlier(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := step(&Transaction{killed{n}, host, 2}); err == nil {
+			if err := step(&Transaction{Conn: killed{n}, Root: host, Generation: 2}); err == nil {
 				break // it has fewer commands
 			}
 			kills++
@@ -233,7 +238,7 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 				t.Fatalf("%s: neither the one nor the other: %s", where, cmp.Diff(was, now))
 			}
 			if n%5 == 0 { // the next apply goes through; its commands are the same each time
-				if err := (&Transaction{local{"sh"}, host, 3}).all(after); err != nil {
+				if err := (&Transaction{Conn: local{"sh"}, Root: host, Generation: 3}).all(after); err != nil {
 					t.Fatalf("%s: then %v", where, err)
 				}
 				if diff := cmp.Diff(is, snapshot(t, host)); diff != "" {
@@ -276,14 +281,14 @@ func TestCutTransfersAreNotInstalled(t *testing.T) {
 	dir := root(t)
 	_, after := generationsOf()
 	was := snapshot(t, dir)
-	archive, err := archiveOf(after, []byte("{}"))
+	archive, err := archiveOf(after, nil, []byte("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	end := bytes.LastIndex(archive, []byte("end")) // what follows is padding
 	for at := 0; at < end; at += 101 {
-		tx := &Transaction{cutter{at}, dir, 1}
-		if err := tx.Stage(context.Background(), after, Recorded{}); err == nil {
+		tx := &Transaction{Conn: cutter{at}, Root: dir, Generation: 1}
+		if err := tx.Stage(context.Background(), after, nil, Recorded{}); err == nil {
 			t.Fatalf("cut at %d of %d: staged", at, len(archive))
 		}
 		if err := tx.Install(context.Background()); err == nil {
@@ -301,6 +306,10 @@ type cutter struct{ at int }
 func (c cutter) Run(ctx context.Context, cmd Command) (Result, error) {
 	cmd.Stdin = io.LimitReader(cmd.Stdin, int64(c.at))
 	return local{"sh"}.Run(ctx, cmd)
+}
+
+func (c cutter) Forward(ctx context.Context, network, address string) (net.Conn, error) {
+	return local{}.Forward(ctx, network, address)
 }
 
 func (cutter) Close() error { return nil }
