@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +34,21 @@ func (c *Client) Drain(ctx context.Context, name string, progress func(string)) 
 	if d.eviction, err = c.evictionVersion(ctx); err != nil {
 		return err
 	}
-	return Wait(ctx, "the end of the pods on node "+name, evictEvery, nil, d.round)
+	return d.explain(Wait(ctx, "the end of the pods on node "+name, evictEvery, nil, d.round))
+}
+
+// explain adds to an error that pods did not end what may be the reason.
+func (d *drain) explain(err error) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != TimedOut {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if ready, why, err := d.NodeReady(ctx, d.node); err == nil && !ready {
+		e.Help = fmt.Sprintf("node %s is not ready, so nothing there ends its pods: %s", d.node, why)
+	}
+	return e
 }
 
 // drain is the state of draining one node.
@@ -122,7 +137,7 @@ func (d *drain) evict(ctx context.Context, pod Object) (why string, err error) {
 	case KindOf(err).Transient() && KindOf(err) != ServerFault:
 		return "", err
 	default:
-		return "", fault(KindOf(err), err, "%s cannot be evicted", podName(pod))
+		return "", final(fault(KindOf(err), err, "%s cannot be evicted", podName(pod)))
 	}
 	d.say(pod.UID(), podName(pod)+" "+why)
 	return why, nil

@@ -216,12 +216,26 @@ func (c *Client) refused(code int, body []byte) *Error {
 	switch {
 	case status.Reason == metav1.StatusReasonAlreadyExists:
 		k = Exists
+	case misfit.MatchString(status.Message):
+		k = Invalid
 	case !known && code >= 500:
 		k = ServerFault
 	}
 	e := fault(k, nil, "%s", c.words(k, status))
 	e.status = status
 	return e
+}
+
+// misfit is what the server says of a field of the wrong type, as if it were
+// its own failure.
+var misfit = regexp.MustCompile(`^failed to (create typed patch object|convert new object)`)
+
+// unsaid is an error without the server's words, which may have a Secret's values.
+func unsaid(e *Error) *Error {
+	if e.Kind != Invalid && e.Kind != ServerFault {
+		return e
+	}
+	return fault(e.Kind, nil, "the API server refuses the Secret; its reason is not shown, because it may contain the Secret's values")
 }
 
 // said is the server's own words about an error, zero where it said none.

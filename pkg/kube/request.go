@@ -58,7 +58,11 @@ func (c *Client) do(ctx context.Context, r request) (o Object, warnings []string
 	result.StatusCode(&code)
 	body, err := result.Raw()
 	if err != nil {
-		return nil, warnings, c.failure(ctx, code, body, err)
+		e := c.failure(ctx, code, body, err)
+		if strings.Contains(r.path, "/secrets") {
+			e = unsaid(e)
+		}
+		return nil, warnings, e
 	}
 	if err := json.Unmarshal(body, (*map[string]any)(&o)); err != nil {
 		return nil, warnings, fault(ServerFault, err, "%s answers something else than JSON", c.server())
@@ -74,7 +78,7 @@ func contentType(r request) string {
 }
 
 // failure tells an answer with an error from none at all.
-func (c *Client) failure(ctx context.Context, code int, body []byte, err error) error {
+func (c *Client) failure(ctx context.Context, code int, body []byte, err error) *Error {
 	var answer interface{ Status() metav1.Status }
 	switch {
 	case code >= 400:
