@@ -3,20 +3,26 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/kthwc/kthwc/internal/readers"
+	"github.com/kthwc/kthwc/pkg/lab"
 )
 
 // labPrograms are what a lab needs of Debian.
@@ -58,10 +64,16 @@ func TestLab(t *testing.T) {
 		t.Errorf("up of what is up says:\n%s", said)
 	}
 	l.hosts()
+	forwarded := l.forward()
+	l.power()
 	l.killed(time.Duration(random.Int64N(int64(1500*time.Millisecond))), "lab", "down")
 	l.killed(time.Duration(random.Int64N(int64(1500*time.Millisecond))), "lab", "up")
 	l.run("lab", "down")
 	l.same(before)
+	if c, err := net.Dial("tcp", forwarded); err == nil {
+		c.Close()
+		t.Errorf("down left somebody who listens at %s", forwarded)
+	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*.kthwc")); len(left) > 0 {
 		t.Errorf("down left %v", left)
 	}
@@ -140,6 +152,14 @@ func (l *labRun) hosts() {
 	}
 	l.run("lab", "exec", "worker-0", "--", "sh", "-ec", "mountpoint -q /var/lib/containerd; mountpoint -q /var/lib/kubelet; d=/sys/fs/cgroup/memory; [ -d $d ] || d=/sys/fs/cgroup; mkdir $d/probe; rmdir $d/probe")
 	l.run("lab", "status")
+	if said := l.run("lab", "exec", "worker-0", "--", "getent", "ahostsv4", "external.lab.test"); !strings.HasPrefix(said, "10.240.0.1 ") {
+		l.t.Errorf("the resolver says %q", said)
+	}
+	settings, _ := os.ReadFile("/proc/sys/kernel/panic")
+	l.run("lab", "exec", "worker-0", "--", "sh", "-ec", "echo 42 >/proc/sys/kernel/panic; [ $(cat /proc/sys/kernel/panic) = 42 ]")
+	if now, _ := os.ReadFile("/proc/sys/kernel/panic"); !bytes.Equal(now, settings) {
+		l.t.Errorf("a machine of the lab changed this machine's kernel.panic from %s to %s", settings, now)
+	}
 	ended := l.command(l.t.Context(), "lab", "exec", "worker-0", "--", "sh", "-c", "exit 7")
 	if err := ended.Run(); ended.ProcessState.ExitCode() != 7 {
 		l.t.Errorf("the exit code of a command on a machine is lost: %v", err)
@@ -160,6 +180,106 @@ func (l *labRun) balancer() {
 		}
 		return nil
 	})
+}
+
+// status is what lab status says, whatever its exit code.
+func (l *labRun) status() lab.Status {
+	l.t.Helper()
+	out, _ := l.command(l.t.Context(), "lab", "status", "--format", "json").Output()
+	var status lab.Status
+	if err := json.Unmarshal(out, &status); err != nil {
+		l.t.Fatalf("%v: %s", err, out)
+	}
+	return status
+}
+
+// forward is the port of this machine that leads to the balancer, also after
+// what serves it was killed. It follows balancer, whose controller-1 answers.
+func (l *labRun) forward() string {
+	l.t.Helper()
+	at := l.status().Forward.Address
+	reach := func() error {
+		response, err := http.Get("http://" + at)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if text, err := io.ReadAll(response.Body); err != nil || string(text) != "controller-1" {
+			return fmt.Errorf("%q %v", text, err)
+		}
+		return nil
+	}
+	l.eventually(reach)
+	for _, pid := range l.processes("KTHWC_LAB_PART=forward") {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if status := l.status(); status.Forward.Running {
+		l.t.Error("a forward that was killed is said to run")
+	}
+	l.run("lab", "up")
+	if now := l.status().Forward; now.Address != at || !now.Running {
+		l.t.Errorf("after a restart the port is %+v, not %s", now, at)
+	}
+	l.eventually(reach)
+	return at
+}
+
+// processes are those of this lab that have a variable.
+func (l *labRun) processes(variable string) []int {
+	var out []int
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range files {
+		pid, _ := strconv.Atoi(strings.Split(file, "/")[2])
+		command, _ := os.ReadFile(filepath.Dir(file) + "/cmdline")
+		if environ, _ := os.ReadFile(file); bytes.Contains(environ, []byte(variable+"\x00")) && bytes.Contains(command, []byte(l.dir)) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// power: a machine that is off is gone for the others, and when it is on again
+// it has its disk and none of what its network had; one whose cable is out runs
+// on. Nobody else notices, and up mends everything.
+func (l *labRun) power() {
+	l.t.Helper()
+	machine := func(name string) lab.MachineStatus {
+		all := l.status().Machines
+		return all[slices.IndexFunc(all, func(m lab.MachineStatus) bool { return m.Name == name })]
+	}
+	ping := func(address string) error {
+		return l.command(l.t.Context(), "lab", "exec", "worker-0", "--", "socat", "-u", "OPEN:/dev/null", "TCP:"+address+":22,connect-timeout=2").Run()
+	}
+	l.run("lab", "exec", "worker-1", "--", "sh", "-ec", "echo kept >/root/note; ip link add gone type bridge")
+	l.run("lab", "off", "worker-1")
+	if m := machine("worker-1"); !m.Off || m.Running || ping("10.240.0.21") == nil {
+		l.t.Errorf("a machine whose power was cut is %+v", m)
+	}
+	l.run("lab", "on", "worker-1")
+	if err := ping("10.240.0.21"); err != nil || !machine("worker-1").Up() {
+		l.t.Errorf("a machine that is on again: %v", err)
+	}
+	l.run("lab", "exec", "worker-1", "--", "sh", "-ec", "[ $(cat /root/note) = kept ]; ! ip link show gone 2>/dev/null")
+	l.run("lab", "exec", "worker-2", "--", "sh", "-c", "ip link add gone type bridge; nohup sh -c 'sleep 2; date +%s >/root/ran' >/dev/null 2>&1 &")
+	l.run("lab", "cut", "worker-2")
+	if m := machine("worker-2"); !m.Cut || !m.Running || m.Off || ping("10.240.0.22") == nil {
+		l.t.Errorf("a machine whose cable is out is %+v", m)
+	}
+	time.Sleep(2500 * time.Millisecond)
+	l.run("lab", "join", "worker-2")
+	l.run("lab", "exec", "worker-2", "--", "sh", "-ec", "test -s /root/ran; ip link show gone >/dev/null")
+	l.run("lab", "exec", "worker-2", "--", "systemctl", "reboot")
+	l.eventually(func() error {
+		return l.command(l.t.Context(), "lab", "exec", "worker-2", "--", "sh", "-c", "! ip link show gone 2>/dev/null").Run()
+	})
+	l.run("lab", "off", "worker-1")
+	l.run("lab", "cut", "worker-2")
+	l.run("lab", "up")
+	for _, name := range []string{"worker-1", "worker-2"} {
+		if m := machine(name); !m.Up() {
+			l.t.Errorf("up left %+v", m)
+		}
+	}
 }
 
 // eventually asks until there is no error, for half a minute.

@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// seed is a file that a machine has from the start.
+// seed is a file that a machine has from the start; the text of a link is what
+// it leads to.
 type seed struct {
 	path, text string
 	mode       fs.FileMode
@@ -25,7 +26,8 @@ type seeds []seed
 // The user that is made where cluster.yaml does not log in as root.
 const userID = 1000
 
-// sshdSettings and remountCgroups are files of every machine.
+// sshdSettings, and the unit that makes a namespace feel like a machine, are
+// files of every machine.
 const (
 	sshdSettings = `# The lab's: keys only, and the host key that it has pinned.
 Port %d
@@ -33,22 +35,34 @@ PermitRootLogin prohibit-password
 PasswordAuthentication no
 HostKey /etc/ssh/ssh_host_ed25519_key
 `
-	remountCgroups = `[Unit]
-Description=Let this machine write to its own cgroups (version 1)
+	ownMachine = `[Unit]
+Description=Give this machine cgroups and kernel settings of its own
 DefaultDependencies=no
-Before=sysinit.target
-ConditionPathIsMountPoint=/sys/fs/cgroup/memory
+Before=sysinit.target systemd-sysctl.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -euc 'for c in /sys/fs/cgroup/*/; do mount -o remount,bind,rw "$c"; done'
+ExecStart=/usr/local/lib/kthwc-lab/own
 
 [Install]
 WantedBy=sysinit.target
 `
-	cgroupUnit = "etc/systemd/system/kthwc-lab-cgroups.service"
+	ownScript = "usr/local/lib/kthwc-lab/own"
+	units     = "etc/systemd/system/"
 )
+
+// ownSettings lets a machine write to its own cgroups (version 1), and lays a
+// file over each setting of the kernel that all machines share with this one: a
+// kubelet writes them.
+const ownSettings = `[ ! -d /sys/fs/cgroup/memory ] || for c in /sys/fs/cgroup/*/; do mount -o remount,bind,rw "$c"; done
+mkdir -p /run/kthwc-lab
+for s in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+	[ -e "/proc/sys/$s" ] || continue
+	own="/run/kthwc-lab/$(echo "$s" | tr / .)"
+	cat "/proc/sys/$s" >"$own"
+	mount --bind "$own" "/proc/sys/$s"
+done`
 
 // seeds are the files of one machine, without its keys.
 func (f *Fleet) seeds(m Machine) seeds {
@@ -61,7 +75,12 @@ func (f *Fleet) seeds(m Machine) seeds {
 		{"etc/hosts", "127.0.0.1 localhost\n127.0.1.1 " + m.Name + "\n::1 localhost ip6-localhost ip6-loopback\n", 0o644, 0},
 		{"etc/resolv.conf", resolver, 0o644, 0},
 		{"etc/ssh/sshd_config.d/kthwc-lab.conf", fmt.Sprintf(sshdSettings, m.Port), 0o644, 0},
-		{cgroupUnit, remountCgroups, 0o644, 0},
+		{ownScript, "#!/bin/sh -eu\n" + ownSettings + "\n", 0o755, 0},
+		{units + "kthwc-lab.service", ownMachine, 0o644, 0},
+		{units + "sysinit.target.wants/kthwc-lab.service", "../kthwc-lab.service", fs.ModeSymlink, 0},
+		// Nobody types passwords at the console, and waiting takes instances of inotify.
+		{units + "systemd-ask-password-console.path", "/dev/null", fs.ModeSymlink, 0},
+		{units + "systemd-ask-password-wall.path", "/dev/null", fs.ModeSymlink, 0},
 	}
 	if m.User != "root" {
 		out = append(out, seed{"etc/sudoers.d/" + m.User, m.User + " ALL=(ALL) NOPASSWD: ALL\n", 0o440, 0})
@@ -185,16 +204,15 @@ func (l *Lab) plant(image string, m Machine, files seeds) error {
 			return err
 		}
 	}
-	wanted := "etc/systemd/system/sysinit.target.wants/" + path.Base(cgroupUnit)
-	if err := directories(root, base, path.Dir(wanted), 0); err != nil {
-		return err
-	}
-	return root.Symlink("/"+cgroupUnit, wanted)
+	return nil
 }
 
 func plantOne(root, base *os.Root, f seed) error {
 	if err := directories(root, base, path.Dir(f.path), f.id); err != nil {
 		return err
+	}
+	if f.mode&fs.ModeSymlink != 0 {
+		return root.Symlink(f.text, f.path)
 	}
 	if err := root.WriteFile(f.path, []byte(f.text), f.mode); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -131,6 +132,9 @@ func absolutePath(path string) (string, error) {
 // Up makes what is missing of a fleet. It says whether anything was done.
 func (l *Lab) Up(ctx context.Context, f *Fleet) (changed bool, err error) {
 	facts := observe(l.State)
+	if _, up := l.holder(); up {
+		facts.watchers = math.MaxInt // some are this lab's own
+	}
 	if err := facts.refuse(f); err != nil {
 		return false, err
 	}

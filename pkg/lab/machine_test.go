@@ -90,7 +90,7 @@ func TestMakeCgroup(t *testing.T) {
 
 // well is a machine that lacks nothing.
 func well() facts {
-	f := facts{os: "linux", root: true, programs: map[string]bool{"mmdebstrap": true}, overlay: true, bridgeFilter: true, cgroup: 1, capabilities: ^uint64(0)}
+	f := facts{os: "linux", root: true, programs: map[string]bool{"mmdebstrap": true}, overlay: true, bridgeFilter: true, cgroup: 1, watchers: 16, capabilities: ^uint64(0)}
 	for _, p := range programs {
 		f.programs[p.name] = true
 	}
@@ -99,7 +99,7 @@ func well() facts {
 
 // Whatever is missing is named with the fix, all of it at once.
 func TestRefusal(t *testing.T) {
-	fleet := &Fleet{Balancer: &Balancer{}}
+	fleet := &Fleet{Balancer: &Balancer{}, Machines: make([]Machine, 1)}
 	if err := well().refuse(fleet); err != nil {
 		t.Error(err)
 	}
@@ -112,6 +112,7 @@ func TestRefusal(t *testing.T) {
 		"overlay":    {func(f *facts) { f.overlay = false }, []string{"modprobe overlay"}},
 		"bridge":     {func(f *facts) { f.bridgeFilter = false }, []string{"modprobe br_netfilter"}},
 		"namespaces": {func(f *facts) { f.namespaces = []string{"cgroup"} }, []string{"CONFIG_NAMESPACES", "cgroup"}},
+		"watchers":   {func(f *facts) { f.watchers = 15 }, []string{"sysctl -w fs.inotify.max_user_instances", "15", "16"}},
 		"disk":       {func(f *facts) { f.diskIsOverlay = true }, []string{"--state"}},
 		"programs": {func(f *facts) { f.programs = map[string]bool{"ip": true} },
 			[]string{"apt-get install haproxy mmdebstrap mount openssh-client systemd-container util-linux", "systemd-nspawn", "mmdebstrap or debootstrap"}},
@@ -307,6 +308,10 @@ func TestPlant(t *testing.T) {
 		if got := readText(filepath.Join(upper, name)); got != want {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+	unit := filepath.Join(upper, units, "sysinit.target.wants", "kthwc-lab.service")
+	if !strings.Contains(readText(unit), "ExecStart=/"+ownScript+"\n") || !strings.HasPrefix(readText(filepath.Join(upper, ownScript)), "#!/bin/sh") {
+		t.Error("the machine's own unit is not enabled, or has no program")
 	}
 	if !strings.Contains(readText(filepath.Join(upper, "etc/ssh/sshd_config.d/kthwc-lab.conf")), "Port 2222\n") {
 		t.Error("sshd does not listen where cluster.yaml says")

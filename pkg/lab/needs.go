@@ -2,7 +2,9 @@ package lab
 
 import (
 	"fmt"
+	"math"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -20,6 +22,7 @@ type facts struct {
 	cgroup        int      // version
 	capabilities  uint64   // of processes
 	diskIsOverlay bool     // the state directory lies on an overlay file system
+	watchers      int      // instances of inotify that root may have besides those of others
 }
 
 // capSysResource is the number of the capability to lower oom_score_adj.
@@ -27,7 +30,11 @@ const capSysResource = 24
 
 var errNotRoot = &Error{Lacking, "the lab makes namespaces, mounts and machines: only root may", "run it with sudo"}
 
-// observe looks at the machine.
+// watchersEach is how many instances of inotify a machine uses with all that a
+// cluster runs there; too few, and units fail for "too many open files".
+const watchersEach = 16
+
+// observe looks at the machine, for a lab in a state directory.
 func observe(state string) facts {
 	self := readText("/proc/self/cgroup")
 	f := facts{
@@ -37,6 +44,7 @@ func observe(state string) facts {
 		cgroup:        cgroupVersion(self),
 		capabilities:  capabilities(readText("/proc/self/status")),
 		diskIsOverlay: fileSystem(readText("/proc/self/mountinfo"), state) == "overlay",
+		watchers:      watchersLeft(),
 	}
 	for _, name := range []string{"mnt", "net", "pid", "uts", "ipc", "cgroup"} {
 		if !exists("/proc/self/ns/" + name) {
@@ -50,6 +58,22 @@ func observe(state string) facts {
 		_, f.programs[b.name] = find(b.name)
 	}
 	return f
+}
+
+// watchersLeft are the instances of inotify that root, who is the same on all
+// machines, may still make.
+func watchersLeft() int {
+	limit, err := strconv.Atoi(strings.TrimSpace(readText("/proc/sys/fs/inotify/max_user_instances")))
+	if err != nil {
+		return math.MaxInt
+	}
+	files, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, file := range files {
+		if target, err := os.Readlink(file); err == nil && target == "anon_inode:inotify" {
+			limit--
+		}
+	}
+	return limit
 }
 
 // capabilities are those of the bounding set: what a machine could have at most.
@@ -84,7 +108,7 @@ func fileSystem(mountinfo, path string) string {
 type lack struct{ what, fix string }
 
 // lacks are the rows of what a lab needs.
-func (f facts) lacks(balancer bool) []lack {
+func (f facts) lacks(fleet *Fleet) []lack {
 	var out []lack
 	need := func(has bool, what, fix string) {
 		if !has {
@@ -95,9 +119,11 @@ func (f facts) lacks(balancer bool) []lack {
 	need(len(f.namespaces) == 0, "the kernel lacks namespaces: "+strings.Join(f.namespaces, ", "), "use a kernel with CONFIG_NAMESPACES and all that is below it")
 	need(f.bridgeFilter, "the kernel does not filter what passes a bridge, which Services need", "modprobe br_netfilter")
 	need(!f.diskIsOverlay, "the state directory lies on an overlay file system, which cannot carry another", "name a directory on a disk with --state")
+	watchers := watchersEach * len(fleet.Machines)
+	need(f.watchers >= watchers, fmt.Sprintf("root may have %d more instances of inotify, and %d machines take up to %d", f.watchers, len(fleet.Machines), watchers), "sysctl -w fs.inotify.max_user_instances=1024")
 	var debs, names []string
 	for _, p := range programs {
-		if !f.programs[p.name] && (balancer || !p.alone) {
+		if !f.programs[p.name] && (fleet.Balancer != nil || !p.alone) {
 			names, debs = append(names, p.name), append(debs, p.deb)
 		}
 	}
@@ -125,7 +151,7 @@ func (f facts) refuse(fleet *Fleet) error {
 	if !f.root {
 		return errNotRoot
 	}
-	lacks := f.lacks(fleet.Balancer != nil)
+	lacks := f.lacks(fleet)
 	if len(lacks) == 0 {
 		return nil
 	}

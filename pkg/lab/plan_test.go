@@ -216,7 +216,7 @@ func TestSSHReadsItsSettings(t *testing.T) {
 func TestScripts(t *testing.T) {
 	shellcheck := readers.Path(t, "shellcheck")
 	f := fleets(t)["dual-stack"]
-	for name, script := range map[string]string{"holder": holder, "launcher": launcher, "rewire": f.rewire(f.Machines[0])} {
+	for name, script := range map[string]string{"holder": holder, "launcher": launcher, "settings": ownSettings, "rewire": f.rewire(f.Machines[0])} {
 		cmd := exec.Command(shellcheck, "--shell=sh", "--severity=style", "-")
 		cmd.Stdin = strings.NewReader("#!/bin/sh -eu\n" + script + "\n")
 		if out, err := cmd.CombinedOutput(); err != nil {
