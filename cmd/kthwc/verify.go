@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +25,7 @@ type verifyFlags struct {
 	verify.Options
 	format, output string
 	only           []string
+	archive        string
 	skipSmoke      bool
 	verbose        bool
 }
@@ -50,6 +53,7 @@ not run two at a time. The first broken layer is named: ` + strings.Join(verify.
 	cmd.Flags().BoolVar(&f.skipSmoke, "skip-smoke", false, "run no workloads: compare facts only, and change nothing")
 	cmd.Flags().BoolVar(&f.Disruptive, "disruptive", false, "stop one API server for a moment, where a balancer has others")
 	cmd.Flags().StringVar(&f.Image, "image", verify.DefaultImage, "the image of the workloads; it must have the toolbox's commands")
+	cmd.Flags().StringVar(&f.archive, "image-archive", "", "an OCI archive of the image, for nodes that do not have it and cannot pull it; it is removed afterwards")
 	cmd.Flags().StringVar(&f.External, "external-name", "", "a name outside the cluster that pods shall be able to resolve")
 	cmd.Flags().DurationVar(&f.Patience, "timeout", verify.DefaultPatience, "how long one thing may take to happen, such as a pod to run")
 	cmd.Flags().BoolVar(&f.verbose, "verbose", false, "print every assertion, also those that hold")
@@ -63,6 +67,9 @@ func (s *session) verify(ctx context.Context, f *verifyFlags) error {
 		return err
 	}
 	f.Smoke = !f.skipSmoke
+	if f.archive != "" {
+		f.Archive = func() (io.ReadCloser, error) { return os.Open(f.archive) }
+	}
 	word := make([]byte, 4)
 	if _, err := rand.Read(word); err != nil {
 		return err

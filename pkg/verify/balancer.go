@@ -71,7 +71,7 @@ func (p *probe) withoutOne(ctx context.Context, name string, n *compile.Node) {
 	stopWatching()
 	<-ended
 	if err != nil {
-		p.skip("", name, "the API server of "+n.Name.V+" could not be stopped: "+short(err.Error()))
+		p.skip("", name, "the API server of "+n.Name.V+" could not be stopped: "+said(err))
 		return
 	}
 	p.drained(n, &during)

@@ -159,3 +159,9 @@ func short(text string) string {
 	}
 	return text
 }
+
+// said is an error on one line, without the advice that comes with it.
+func said(err error) string {
+	text, _, _ := strings.Cut(err.Error(), "\n  help: ")
+	return short(text)
+}

@@ -152,7 +152,7 @@ func endpoints(ctx context.Context, client *kube.Client, namespace, service stri
 	var out []string
 	for _, slice := range list {
 		for _, e := range slice.List("endpoints") {
-			if ready, said := e.At("conditions", "ready").(bool); ready || !said {
+			if ready, known := e.At("conditions", "ready").(bool); ready || !known {
 				out = append(out, e.Strs("addresses")...)
 			}
 		}
@@ -217,13 +217,13 @@ func podRanges(ctx context.Context, p *probe) {
 			return
 		}
 		file := p.Cluster.Path("cni-bridge", w)
-		said, err := p.lines(ctx, w.Name.V, cniScript, file)
+		text, err := p.lines(ctx, w.Name.V, cniScript, file)
 		got := ""
 		if err == nil {
-			got, err = subnets([]byte(strings.Join(said, "\n")))
+			got, err = subnets([]byte(strings.Join(text, "\n")))
 		}
 		if err != nil {
-			got = short(err.Error())
+			got = said(err)
 		}
 		p.equal(w.Name.V, "range of pods in "+file, prefixes(w.PodCIDRs), got, blame{cause: "the CNI configuration is missing, broken, or another node's", help: "kthwc apply brings it"})
 	})

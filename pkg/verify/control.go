@@ -50,12 +50,6 @@ func apiFault(err error) blame {
 	return blame{layer: kindLayers[kube.KindOf(err)], cause: "the Kubernetes API did not do what was asked", help: "the checks of the layers below say where it is stuck; then journalctl -u kube-apiserver on the controllers"}
 }
 
-// said is an error of the API on one line, without its advice.
-func said(err error) string {
-	text, _, _ := strings.Cut(err.Error(), "\n  help: ")
-	return short(text)
-}
-
 // apiServers asserts of each API server that all its own checks pass, and that
 // it is of the version that was asked for.
 func apiServers(ctx context.Context, p *probe) {
@@ -67,7 +61,7 @@ func apiServers(ctx context.Context, p *probe) {
 		}
 		line, err := p.server(ctx, n)
 		if err != nil {
-			p.fail(n.Name.V, "readyz", "every check ok", short(err.Error()), p.componentFault(p.listener("kube-apiserver", n.Name.V), err))
+			p.fail(n.Name.V, "readyz", "every check ok", said(err), p.componentFault(p.listener("kube-apiserver", n.Name.V), err))
 			return
 		}
 		defer line.Close()
@@ -81,7 +75,7 @@ func (p *probe) readyz(ctx context.Context, n *compile.Node, line *line) {
 		name, want := strings.TrimPrefix(path, "/"), "every check ok"
 		a, err := line.ask(ctx, http.MethodGet, path+"?verbose", nil)
 		if err != nil {
-			p.fail(n.Name.V, name, want, short(err.Error()), handshaken(err))
+			p.fail(n.Name.V, name, want, said(err), handshaken(err))
 			return
 		}
 		if failed := failedChecks(string(a.body)); len(failed) > 0 {
@@ -171,7 +165,7 @@ func (p *probe) healthOf(ctx context.Context, row healthRow, l compile.Listener)
 	want := "200"
 	a, err := p.askHealth(ctx, row, l)
 	if err != nil {
-		p.fail(l.Node, name, want, short(err.Error()), p.componentFault(l, err))
+		p.fail(l.Node, name, want, said(err), p.componentFault(l, err))
 		return
 	}
 	got := fmt.Sprint(a.status)

@@ -30,7 +30,7 @@ func (p *probe) etcdMember(ctx context.Context, m compile.Member) {
 	want := fmt.Sprintf("%x", p.Cluster.Etcd.ClusterID)
 	a, err := p.fetch(ctx, l, "/members", l.Cert)
 	if err != nil {
-		p.fail(m.Name.V, "etcd cluster ID", want, short(err.Error()), p.componentFault(l, err))
+		p.fail(m.Name.V, "etcd cluster ID", want, said(err), p.componentFault(l, err))
 		return
 	}
 	var list []memberAnswer
@@ -107,7 +107,7 @@ func etcdHealth(ctx context.Context, p *probe) {
 		cert := p.etcdClient(m.Name.V)
 		a, err := p.fetch(ctx, l, "/health", cert)
 		if err != nil {
-			p.fail(m.Name.V, "etcd health", `"health":"true"`, short(err.Error()), p.componentFault(l, err))
+			p.fail(m.Name.V, "etcd health", `"health":"true"`, said(err), p.componentFault(l, err))
 			return
 		}
 		var health struct{ Health, Reason string }

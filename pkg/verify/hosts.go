@@ -35,7 +35,7 @@ func machines(_ context.Context, p *probe) {
 		h, want := p.hosts[n.Name], "a machine called "+n.Name+" answers"
 		switch {
 		case h.Err != nil:
-			p.fail(n.Name, "it answers", want, short(h.Err.Error()), blame{cause: "the machine is off, or SSH does not reach it", help: "start it; kthwc preflight says more"})
+			p.fail(n.Name, "it answers", want, said(h.Err), blame{cause: "the machine is off, or SSH does not reach it", help: "start it; kthwc preflight says more"})
 		case h.State == nil:
 			p.skip(n.Name, "it answers", "nobody connected to it")
 		default:
@@ -76,7 +76,7 @@ func unitState(u tree.Unit) string {
 func files(_ context.Context, p *probe) {
 	plan, err := p.MakePlan(p.hosts, apply.Scope{})
 	if err != nil {
-		p.fail("", "files", "what is wanted is known", short(err.Error()), blame{cause: "the lock or the store has not all that the tree names", help: "kthwc artifacts lock; kthwc pki issue"})
+		p.fail("", "files", "what is wanted is known", said(err), blame{cause: "the lock or the store has not all that the tree names", help: "kthwc artifacts lock; kthwc pki issue"})
 		return
 	}
 	for _, h := range plan.Hosts {
@@ -212,27 +212,27 @@ func programs(ctx context.Context, p *probe) {
 			}
 			args = append(args, program, ask)
 		}
-		said, err := p.lines(ctx, n.Name, versionScript, args...)
+		printed, err := p.lines(ctx, n.Name, versionScript, args...)
 		for i, b := range n.Binaries {
 			got := "nothing"
 			switch {
 			case err != nil:
-				got = short(err.Error())
-			case i < len(said):
-				got = short(said[i])
+				got = said(err)
+			case i < len(printed):
+				got = short(printed[i])
 			}
 			p.version(n.Name, b, got)
 		}
 	})
 }
 
-func (p *probe) version(node string, b tree.Binary, said string) {
+func (p *probe) version(node string, b tree.Binary, printed string) {
 	want := "version " + b.Version
-	if slices.ContainsFunc(strings.FieldsFunc(said, betweenVersions), func(word string) bool { return strings.TrimPrefix(word, "v") == b.Version }) {
+	if slices.ContainsFunc(strings.FieldsFunc(printed, betweenVersions), func(word string) bool { return strings.TrimPrefix(word, "v") == b.Version }) {
 		p.ok(node, b.Name, want)
 		return
 	}
-	p.fail(node, b.Name, want, said, blame{cause: "another version is at " + b.Path + ", or none", help: "kthwc apply installs it"})
+	p.fail(node, b.Name, want, printed, blame{cause: "another version is at " + b.Path + ", or none", help: "kthwc apply installs it"})
 }
 
 // betweenVersions are the characters that no version has.
@@ -249,9 +249,9 @@ func routes(ctx context.Context, p *probe) {
 		return
 	}
 	p.seen(func(n *tree.Node, _ *apply.State) {
-		said, err := p.lines(ctx, n.Name, routeScript)
+		printed, err := p.lines(ctx, n.Name, routeScript)
 		if err != nil {
-			p.fail(n.Name, "routes to pods", "ip route answers", short(err.Error()), blame{LayerHost, "", ""})
+			p.fail(n.Name, "routes to pods", "ip route answers", said(err), blame{LayerHost, "", ""})
 			return
 		}
 		for _, other := range p.workers() {
@@ -259,7 +259,7 @@ func routes(ctx context.Context, p *probe) {
 				continue
 			}
 			for i, c := range other.PodCIDRs {
-				p.route(n.Name, other, c.V, other.Addresses[min(i, len(other.Addresses)-1)].V, said)
+				p.route(n.Name, other, c.V, other.Addresses[min(i, len(other.Addresses)-1)].V, printed)
 			}
 		}
 	})

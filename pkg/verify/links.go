@@ -104,7 +104,7 @@ func (r *run) try(ctx context.Context, l *link, found *lookup) {
 	conn, err := r.open(ctx, d.Node, at)
 	if err != nil {
 		b := r.unreached(d, err)
-		l.note(LayerTCP, at+" is open", short(err.Error()), &b)
+		l.note(LayerTCP, at+" is open", said(err), &b)
 		return
 	}
 	defer conn.Close()
@@ -137,7 +137,7 @@ func (r *run) handshake(ctx context.Context, l *link, conn net.Conn) *line {
 	if says(errNotIssued.Error())(err) {
 		b = r.unreached(d, err)
 	}
-	l.note(LayerTLS, want, short(err.Error()), &b)
+	l.note(LayerTLS, want, said(err), &b)
 	return nil
 }
 
@@ -157,7 +157,7 @@ func asked(path, text string) func(context.Context, *run, *link, *line) {
 		a, err := line.ask(ctx, http.MethodGet, path, nil)
 		if err != nil {
 			b := handshaken(err)
-			l.note(LayerAuthn, want, short(err.Error()), &b)
+			l.note(LayerAuthn, want, said(err), &b)
 			return
 		}
 		got := fmt.Sprintf("GET %s: %d", path, a.status)
@@ -186,7 +186,7 @@ func whoAmI(ctx context.Context, r *run, l *link, line *line) {
 	a, err := line.ask(ctx, http.MethodPost, selfReview, []byte(`{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`))
 	if err != nil {
 		b := handshaken(err)
-		l.note(LayerAuthn, want, short(err.Error()), &b)
+		l.note(LayerAuthn, want, said(err), &b)
 		return
 	}
 	var review struct {
@@ -253,7 +253,7 @@ func (w right) String() string {
 
 // rights are what each client cannot work without.
 var rights = map[string][]right{
-	"kubelet":                 {{Verb: "get", Resource: "nodes", Name: "NODE"}, {Verb: "list", Resource: "pods"}, {Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-node-lease", Name: "NODE"}},
+	"kubelet":                 {{Verb: "get", Resource: "nodes", Name: "NODE"}, {Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-node-lease", Name: "NODE"}},
 	"kube-proxy":              {{Verb: "list", Resource: "services"}, {Verb: "watch", Group: "discovery.k8s.io", Resource: "endpointslices"}},
 	"kube-controller-manager": {{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system", Name: "kube-controller-manager"}, {Verb: "create", Resource: "serviceaccounts", Subresource: "token"}},
 	"kube-scheduler":          {{Verb: "update", Group: "coordination.k8s.io", Resource: "leases", Namespace: "kube-system", Name: "kube-scheduler"}, {Verb: "create", Resource: "pods", Subresource: "binding"}},
@@ -268,7 +268,7 @@ func (r *run) may(ctx context.Context, l *link, line *line, w right) bool {
 	a, err := line.ask(ctx, http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", w.review())
 	if err != nil {
 		b := handshaken(err)
-		return l.note(LayerAuthz, want, short(err.Error()), &b)
+		return l.note(LayerAuthz, want, said(err), &b)
 	}
 	var review struct{ Status struct{ Allowed bool } }
 	switch b := refused(a, l.dial.To); {
@@ -313,7 +313,7 @@ func (l *link) names(r *run, found *lookup) bool {
 	help := "look at /etc/hosts and /etc/resolv.conf of " + orOperator(l.dial.Node) + "; kthwc apply writes the block in /etc/hosts"
 	switch {
 	case found.err != nil:
-		return l.note(LayerDNS, wanted, short(found.err.Error()), &blame{cause: "the name could not be looked up", help: help})
+		return l.note(LayerDNS, wanted, said(found.err), &blame{cause: "the name could not be looked up", help: help})
 	case len(found.found) == 0:
 		return l.note(LayerDNS, wanted, l.dial.Host.V+" has no address", &blame{cause: "nobody knows the name: it is in no hosts file and in no DNS", help: help})
 	case len(want) > 0 && !slices.ContainsFunc(found.found, func(a string) bool { return slices.Contains(want, a) }):
@@ -374,11 +374,8 @@ func (r *run) lines(ctx context.Context, node, script string, args ...string) ([
 		return nil, fmt.Errorf("%s does not answer over SSH", node)
 	}
 	a, err := host.Run(ctx, apply.Command{Script: script, Args: args})
-	if err != nil {
+	if err := ended(a, err); err != nil {
 		return nil, err
-	}
-	if a.Status != 0 {
-		return nil, fmt.Errorf("status %d: %s", a.Status, short(string(a.Stderr)))
 	}
 	return strings.Split(strings.TrimSuffix(string(a.Stdout), "\n"), "\n"), nil
 }

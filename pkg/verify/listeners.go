@@ -44,7 +44,7 @@ func (p *probe) servedBy(ctx context.Context, l compile.Listener) {
 	chain, err := p.shown(ctx, l.Node, at)
 	if err != nil {
 		b := p.unreached(compile.Dial{Node: l.Node, To: l.Component, ToNode: l.Node, Port: l.Port, Host: l.Host}, err)
-		p.fail(l.Node, name, want, short(err.Error()), b)
+		p.fail(l.Node, name, want, said(err), b)
 		return
 	}
 	if l.Cert == compile.SelfSigned {
@@ -119,7 +119,7 @@ func (r *run) wrong(name string, chain []*x509.Certificate) string {
 	}
 	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: others, CurrentTime: r.Now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	if err != nil {
-		return short(err.Error())
+		return said(err)
 	}
 	return ""
 }

@@ -15,7 +15,7 @@ import (
 // resolvConf asserts that pods are told the address of the cluster's DNS.
 func resolvConf(ctx context.Context, p *probe) {
 	want := "nameserver " + p.Cluster.Network.DNS.V.String() + ", search " + p.space.name + ".svc." + p.Cluster.Network.Domain.V
-	for _, made := range p.pods() {
+	for _, made := range p.running() {
 		text, err := p.exec(ctx, made, "cat", "/etc/resolv.conf")
 		if err != nil {
 			p.fail(made.node, "resolv.conf of a pod", want, said(err), apiFault(err))
@@ -44,7 +44,7 @@ const allPairs = 4
 
 // podToPod asks the pod of each node from the pods of others.
 func podToPod(ctx context.Context, p *probe) {
-	list := p.pods()
+	list := p.running()
 	if len(p.workers()) < 2 {
 		p.impossible("", "pod to pod of another node", "there is one worker")
 		return
@@ -80,7 +80,7 @@ func serverToPod(ctx context.Context, p *probe) {
 			return
 		}
 		defer client.Close()
-		for _, made := range p.pods() {
+		for _, made := range p.running() {
 			p := p.at()
 			name, want := "API server to a pod of "+made.node, made.name
 			text, err := client.GetRaw(ctx, fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/from-%s", p.space.name, made.name, serverPort, n.Name.V))
@@ -105,7 +105,7 @@ func serviceFromPods(ctx context.Context, p *probe) {
 		return
 	}
 	lost := blame{cause: "kube-proxy does not turn the Service's address into a pod's", help: "journalctl -u kube-proxy -n 50 there; nft list ruleset, or iptables-save -t nat"}
-	each(p.pods(), func(made *pod) {
+	each(p.running(), func(made *pod) {
 		p := p.at()
 		got := p.got(ctx, made, "http://"+address(echo, 80)+"/")
 		p.answered(made.node, "Service from a pod", "a pod of the Service", got, "echo-", lost)
@@ -180,7 +180,7 @@ func (p *probe) fromNode(ctx context.Context, from, about, name, at, part string
 	p = p.at()
 	got := ""
 	if conn, err := p.open(ctx, from, at); err != nil {
-		got = short(err.Error())
+		got = said(err)
 	} else {
 		got = p.asked(ctx, conn, "/")
 	}
@@ -236,7 +236,7 @@ func clusterDNS(ctx context.Context, p *probe) {
 	names := []struct{ name, want string }{
 		{"kubernetes.default", api}, {p.Cluster.API.HealthHost.V, api}, {"echo", p.clusterIP(ctx, "echo")},
 	}
-	list := p.pods()
+	list := p.running()
 	each(list, func(made *pod) {
 		for _, x := range names {
 			p.at().resolves(ctx, made, x.name, x.want)

@@ -2,7 +2,6 @@ package verify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -25,77 +24,96 @@ func init() {
 		{name: "pods", layer: LayerWorkload, after: foundations, run: podsRun},
 		{name: "deployment", layer: LayerWorkload, after: foundations, run: deployed},
 		{name: "encryption at rest", layer: LayerEtcd, run: encrypted},
-		{name: "port-forward", layer: LayerWorkload, after: foundations, run: forwarded},
-		{name: "logs", layer: LayerWorkload, after: foundations, run: logged},
-		{name: "exec", layer: LayerWorkload, after: foundations, run: executed},
-		{name: "resolv.conf of pods", layer: LayerDNS, run: resolvConf},
-		{name: "pod to pod", layer: LayerRoute, after: foundations, run: podToPod},
-		{name: "API server to pod", layer: LayerRoute, after: foundations, run: serverToPod},
-		{name: "webhooks", layer: LayerControl, after: podPath, run: webhooks},
-		{name: "Service from pods", layer: LayerService, after: podPath, run: serviceFromPods},
-		{name: "Service from nodes", layer: LayerService, after: podPath, run: serviceFromNodes},
-		{name: "NodePort", layer: LayerService, after: podPath, run: nodePort},
-		{name: "cluster DNS", layer: LayerDNS, after: all[1:], run: clusterDNS},
+		{name: "port-forward", pods: true, layer: LayerWorkload, after: foundations, run: forwarded},
+		{name: "logs", pods: true, layer: LayerWorkload, after: foundations, run: logged},
+		{name: "exec", pods: true, layer: LayerWorkload, after: foundations, run: executed},
+		{name: "resolv.conf of pods", pods: true, layer: LayerDNS, run: resolvConf},
+		{name: "pod to pod", pods: true, layer: LayerRoute, after: foundations, run: podToPod},
+		{name: "API server to pod", pods: true, layer: LayerRoute, after: foundations, run: serverToPod},
+		{name: "webhooks", pods: true, layer: LayerControl, after: podPath, run: webhooks},
+		{name: "Service from pods", pods: true, layer: LayerService, after: podPath, run: serviceFromPods},
+		{name: "Service from nodes", pods: true, layer: LayerService, after: podPath, run: serviceFromNodes},
+		{name: "NodePort", pods: true, layer: LayerService, after: podPath, run: nodePort},
+		{name: "cluster DNS", pods: true, layer: LayerDNS, after: all[1:], run: clusterDNS},
 		{name: "load balancer", layer: LayerTCP, after: foundations[:1], run: balanced},
 	}
 }
 
-// podsRun waits for the pods that are pinned to nodes.
+// podsRun waits for all pods, and asserts of each pinned one that it runs and
+// has an address of its node's range.
 func podsRun(ctx context.Context, p *probe) {
 	for node, why := range p.space.why {
 		p.fail(node, "a pod runs", "running", "the node is not ready: "+short(why), notReady(why))
 	}
-	list, err := p.awaitPods(ctx, "echo", len(p.workers())-len(p.space.why))
-	second, err2 := p.awaitPods(ctx, "second", min(1, len(list)))
-	if err := errors.Join(err, err2); err != nil {
+	list, err := p.awaitPods(ctx)
+	if err != nil {
 		p.fail("", "pods run", "the API lists them", said(err), apiFault(err))
 		return
 	}
-	for _, o := range append(list, second...) {
-		node, made := o.Str("spec", "nodeName"), podOf(o)
-		if made == nil {
-			why := p.whyNot(ctx, o)
-			p.space.why[node] = why
-			p.fail(node, "a pod runs", "running", why, podFault(why))
-			continue
+	for _, o := range list {
+		switch o.Str("metadata", "labels", "app") {
+		case "web":
+			p.space.web = append(p.space.web, podOf(o))
+		case "second":
+			p.space.second = podOf(o)
+			p.podRuns(ctx, o, "a second pod runs")
+		case "echo":
+			p.space.pods[o.Str("spec", "nodeName")] = podOf(o)
+			p.podRuns(ctx, o, "a pod runs")
 		}
-		if o.Str("metadata", "name") == "second" {
-			p.space.second = made
-			continue
-		}
-		p.space.pods[node] = made
-		want := "running, address in " + prefixes(p.node(node).PodCIDRs)
-		got := want
-		if !within(p.node(node).PodCIDRs, made.ip) {
-			got = "running, address " + made.ip
-		}
-		p.equal(node, "a pod runs", want, got, blame{LayerCNI, "the CNI configuration gives addresses of another range", "look at /etc/cni/net.d on " + node})
+	}
+	p.space.web = slices.DeleteFunc(p.space.web, func(made *pod) bool { return made == nil })
+}
+
+// podRuns asserts that a pod runs where it shall, with an address of its node.
+func (p *probe) podRuns(ctx context.Context, o kube.Object, name string) {
+	node, made := o.Str("spec", "nodeName"), podOf(o)
+	want := "running, address in " + prefixes(p.node(node).PodCIDRs)
+	switch {
+	case made == nil:
+		why := p.whyNot(ctx, o)
+		p.fail(node, name, want, why, podFault(why))
+	case !within(p.node(node).PodCIDRs, made.ip):
+		p.fail(node, name, want, "running, address "+made.ip, blame{LayerCNI, "the CNI configuration gives addresses of another range", "look at /etc/cni/net.d on " + node})
+	default:
+		p.ok(node, name, want)
 	}
 }
 
-// awaitPods waits until so many pods of an app are ready, and gives all there
-// are, whether they are or not.
-func (p *probe) awaitPods(ctx context.Context, app string, want int) (list []kube.Object, err error) {
+// awaitPods waits until all pods are ready, or until those that are not can
+// never be; it gives all there are.
+func (p *probe) awaitPods(ctx context.Context) (list []kube.Object, err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.o.Patience)
 	defer cancel()
-	waited := kube.Wait(ctx, "the pods of "+app, 500*time.Millisecond, p.waiting, func(ctx context.Context) (bool, string, error) {
-		found, err := p.space.client.List(ctx, "v1", "Pod", p.space.name, kube.Selection{Labels: "app=" + app})
+	waited := kube.Wait(ctx, "pods", 500*time.Millisecond, p.waiting, func(ctx context.Context) (bool, string, error) {
+		found, err := p.space.client.List(ctx, "v1", "Pod", p.space.name, kube.Selection{})
 		if err != nil {
 			return false, "", err
 		}
 		list = found
-		running := 0
+		ready, hopeless := 0, 0
 		for _, o := range list {
-			if podOf(o) != nil {
-				running++
+			switch {
+			case podOf(o) != nil:
+				ready++
+			case cannotPull(o):
+				hopeless++
 			}
 		}
-		return running >= want, fmt.Sprintf("%d of %d run", running, want), nil
+		return ready+hopeless >= p.space.wanted, fmt.Sprintf("%d of %d run", ready, p.space.wanted), nil
 	})
-	if len(list) == 0 && want > 0 {
+	if len(list) == 0 && p.space.wanted > 0 {
 		return nil, waited
 	}
 	return list, nil
+}
+
+// cannotPull says whether a pod waits for an image that could not be pulled
+// twice.
+func cannotPull(o kube.Object) bool {
+	return slices.ContainsFunc(o.List("status", "containerStatuses"), func(c kube.Object) bool {
+		return slices.Contains([]string{"ImagePullBackOff", "ErrImageNeverPull"}, c.Str("state", "waiting", "reason"))
+	})
 }
 
 // podOf is the pod of an object where it is ready.
@@ -132,9 +150,10 @@ var podRows = []struct {
 }{
 	{"cni", blame{LayerCNI, "the network plugin failed", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50"}},
 	{"network for sandbox", blame{LayerCNI, "the network plugin failed", "look at /etc/cni/net.d and /opt/cni/bin there"}},
-	{"pull", blame{LayerWorkload, "the image is not on the node and cannot be pulled", "kthwc apply imports the images of kthwc.lock; or name another with --image"}},
+	{"pull", blame{LayerWorkload, "the image of the workloads is not on the node and cannot be pulled", "give its archive with --image-archive, or name another with --image"}},
 	{"sandbox", blame{LayerKubelet, "the runtime cannot make the pod", "journalctl -u containerd -n 50 there"}},
 	{"kubelet does nothing", blame{LayerKubelet, "the kubelet does not start the pod", "journalctl -u kubelet -n 50 there"}},
+	{"no pod was made", blame{LayerControl, "no controller manager works", "on the controllers: journalctl -u kube-controller-manager -n 50"}},
 	{"nodes are available", blame{LayerKubelet, "no node takes the pod", "kubectl describe nodes"}},
 }
 
@@ -147,23 +166,21 @@ func podFault(why string) blame {
 	return blame{cause: "the pod does not become ready", help: "kubectl describe pod, while kthwc verify runs"}
 }
 
-// deployed waits for the Deployment: controllers, scheduler and kubelets work
-// together.
+// deployed asserts that the Deployment has its pods: controllers, scheduler and
+// kubelets work together.
 func deployed(ctx context.Context, p *probe) {
-	list, err := p.awaitPods(ctx, "web", 2)
+	list, err := p.space.client.List(ctx, "v1", "Pod", p.space.name, kube.Selection{Labels: "app=web"})
 	if err != nil {
 		p.fail("", "a Deployment of 2", "2 pods run", said(err), apiFault(err))
 		return
 	}
 	why := "no pod was made: the controller manager does nothing about it"
 	for _, o := range list {
-		if made := podOf(o); made != nil {
-			p.space.web = append(p.space.web, made)
-		} else {
+		if podOf(o) == nil {
 			why = p.whyNot(ctx, o)
 		}
 	}
-	if n := len(p.space.web); n < 2 {
+	if n := len(p.space.web); n < replicas {
 		p.fail("", "a Deployment of 2", "2 pods run", fmt.Sprintf("%d pods run; %s", n, why), podFault(why))
 		return
 	}
@@ -196,7 +213,7 @@ func encrypted(ctx context.Context, p *probe) {
 		"/registry/secrets/"+p.space.name+"/canary", fmt.Sprint(len(want)))
 	got := strings.Join(lines, "")
 	if err != nil {
-		got = short(err.Error())
+		got = said(err)
 	}
 	p.equal(n.Name.V, "a Secret is encrypted in etcd", want, got, blame{cause: "the API servers were started with another encryption configuration, or without one", help: "on the controllers: systemctl restart kube-apiserver, one at a time; kthwc pki list shows the keys"})
 	o, err := p.space.client.Get(ctx, kube.Ref{APIVersion: "v1", Kind: "Secret", Namespace: p.space.name, Name: "canary"})
@@ -233,7 +250,7 @@ func (p *probe) asked(ctx context.Context, conn net.Conn, path string) string {
 	defer spoken.Close()
 	a, err := spoken.ask(ctx, http.MethodGet, path, nil)
 	if err != nil {
-		return short(err.Error())
+		return said(err)
 	}
 	return fmt.Sprintf("%d from %s", a.status, hostIn(string(a.body)))
 }
@@ -264,7 +281,7 @@ func logged(ctx context.Context, p *probe) {
 
 // executed runs a command in a pod of each node.
 func executed(ctx context.Context, p *probe) {
-	for _, made := range p.pods() {
+	for _, made := range p.running() {
 		got, err := p.exec(ctx, made, "echo", "the hard way")
 		if err != nil {
 			p.fail(made.node, "exec in a pod", "the hard way", said(err), apiFault(err))
@@ -272,17 +289,6 @@ func executed(ctx context.Context, p *probe) {
 		}
 		p.equal(made.node, "exec in a pod", "the hard way", got, blame{cause: "the command's output does not come back", help: "journalctl -u kubelet -n 50 on " + made.node})
 	}
-}
-
-// pods are the pinned pods, in the order of nodes.
-func (p *probe) pods() []*pod {
-	var out []*pod
-	for _, w := range p.workers() {
-		if made := p.space.pods[w.Name.V]; made != nil {
-			out = append(out, made)
-		}
-	}
-	return out
 }
 
 // exec runs a command of the toolbox in a pod. What it printed is given also

@@ -17,6 +17,7 @@ const (
 	spacePrefix  = "kthwc-verify-"
 	label        = "kthwc.dev/verify"
 	serverPort   = 8080
+	replicas     = 2 // of the Deployment
 	DefaultImage = "kthwc.dev/lab/toolbox:1"
 )
 
@@ -32,6 +33,7 @@ type space struct {
 	second *pod              // on a node that has another one
 	web    []*pod            // of the Deployment
 	why    map[string]string // nodes that have no pod, and why not
+	wanted int               // pods
 }
 
 // pod is a running pod of ours.
@@ -59,9 +61,14 @@ func (r *run) smoke(ctx context.Context) {
 		return
 	}
 	for _, c := range smokeChecks {
-		if r.wanted(c) && ctx.Err() == nil {
+		if ctx.Err() == nil && (r.wanted(c) || c.name == "pods") {
 			r.tell(Event{Layer: c.layer, Check: c.name, Doing: Begin})
-			c.run(ctx, &probe{run: r, check: c, begun: r.Now()})
+			p := &probe{run: r, check: c, begun: r.Now()}
+			if c.pods && len(r.running()) == 0 {
+				p.skip("", c.name, "no pod runs that it could be tried with")
+				continue
+			}
+			c.run(ctx, p)
 		}
 	}
 }
@@ -110,6 +117,10 @@ func (r *run) waiting(awaited, state string) {
 // would become of it.
 func (r *run) populate(ctx context.Context) error {
 	s := r.space
+	s.wanted = replicas
+	if err := r.bring(ctx); err != nil {
+		return err
+	}
 	ready, err := r.ready(ctx)
 	if err != nil {
 		return err
@@ -127,11 +138,25 @@ func (r *run) populate(ctx context.Context) error {
 	}
 	objects = append(objects, s.deployment(), s.service("echo", "echo", "ClusterIP"), s.service("second", "second", "ClusterIP"), s.service("web", "web", "NodePort"), s.secret())
 	for _, o := range objects {
+		if o.Str("kind") == "Pod" {
+			s.wanted++
+		}
 		if _, err := s.client.Create(ctx, o); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// running are the pinned pods that run, in the order of nodes.
+func (r *run) running() []*pod {
+	var out []*pod
+	for _, w := range r.workers() {
+		if made := r.space.pods[w.Name.V]; made != nil {
+			out = append(out, made)
+		}
+	}
+	return out
 }
 
 // ready says of each worker why no pod can run there; "" where one can.
@@ -195,7 +220,7 @@ func (s *space) pod(name string, on *compile.Node, app string) kube.Object {
 func (s *space) deployment() kube.Object {
 	labels := map[string]any{"app": "web"}
 	return object("apps/v1", "Deployment", s.name, "web", map[string]any{
-		"replicas": int64(2), "selector": map[string]any{"matchLabels": labels},
+		"replicas": int64(replicas), "selector": map[string]any{"matchLabels": labels},
 		"template": map[string]any{"metadata": map[string]any{"labels": labels}, "spec": s.podSpec()},
 	})
 }
@@ -260,6 +285,7 @@ func (r *run) clean(ctx context.Context) {
 	for _, ref := range []kube.Ref{{APIVersion: swept[0].version, Kind: swept[0].kind, Name: r.space.name}, {APIVersion: "v1", Kind: "Namespace", Name: r.space.name}} {
 		failed = errors.Join(failed, r.remove(ctx, ref))
 	}
+	r.takeAway(ctx)
 	if failed != nil {
 		r.report.Leftovers = append(r.report.Leftovers, fmt.Sprintf("namespace %s: %s", r.space.name, said(failed)))
 	}

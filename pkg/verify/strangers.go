@@ -56,13 +56,13 @@ func (p *probe) stranger(ctx context.Context, row strangerRow, n *compile.Node) 
 	name, want := row.component+" refuses strangers", answered(row.want(p.run, n))
 	conn, err := p.open(ctx, n.Name.V, p.dialled(l))
 	if err != nil {
-		p.fail(n.Name.V, name, want, short(err.Error()), p.componentFault(l, err))
+		p.fail(n.Name.V, name, want, said(err), p.componentFault(l, err))
 		return
 	}
 	defer conn.Close()
 	config, err := p.identity("", "", "")
 	if err != nil {
-		p.fail(n.Name.V, name, want, short(err.Error()), blame{})
+		p.fail(n.Name.V, name, want, said(err), blame{})
 		return
 	}
 	config.InsecureSkipVerify = true // whoever answers, it must not serve us

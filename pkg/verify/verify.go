@@ -3,6 +3,7 @@ package verify
 import (
 	"cmp"
 	"context"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -23,13 +24,14 @@ type Subject struct {
 
 // Options is what a run does beside comparing facts.
 type Options struct {
-	Only       []Layer       // nothing but checks of these layers; empty: all
-	Smoke      bool          // run workloads
-	Disruptive bool          // stop one API server for a moment, where there are others
-	Image      string        // of the workloads; it has the toolbox's commands
-	External   string        // a name outside the cluster that its DNS shall resolve; empty: none is tried
-	Suffix     string        // of the namespace's name, different in each run
-	Patience   time.Duration // for one thing that shall happen; 0: DefaultPatience
+	Only       []Layer                       // nothing but checks of these layers; empty: all
+	Smoke      bool                          // run workloads
+	Disruptive bool                          // stop one API server for a moment, where there are others
+	Image      string                        // of the workloads; it has the toolbox's commands
+	External   string                        // a name outside the cluster that its DNS shall resolve; empty: none is tried
+	Archive    func() (io.ReadCloser, error) // of Image as an OCI archive, for nodes that do not have it; nil: they pull it
+	Suffix     string                        // of the namespace's name, different in each run
+	Patience   time.Duration                 // for one thing that shall happen; 0: DefaultPatience
 }
 
 // DefaultPatience is how long one thing may take to happen, such as a pod to run.
@@ -51,6 +53,7 @@ const Begin = "begin"
 type check struct {
 	name  string
 	layer Layer
+	pods  bool    // it needs a pod that runs
 	after []Layer // where a failure may come from as well
 	run   func(ctx context.Context, p *probe)
 }

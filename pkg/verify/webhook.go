@@ -22,7 +22,7 @@ func webhooks(ctx context.Context, p *probe) {
 		}
 		p.impossible(n.Name.V, "webhooks", "the API server dials Services by their own address (no --enable-aggregator-routing), and no kube-proxy runs on controllers: webhooks and aggregated APIs do not work in the tutorial's layout")
 	}
-	if len(able) == 0 || len(p.pods()) == 0 {
+	if len(able) == 0 || len(p.running()) == 0 {
 		return
 	}
 	if _, err := p.space.client.Create(ctx, p.webhook()); err != nil {
