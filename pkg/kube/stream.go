@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/transport/spdy"
+	"k8s.io/streaming/pkg/httpstream"
 	streamspdy "k8s.io/streaming/pkg/httpstream/spdy"
 )
 
@@ -70,18 +70,18 @@ func (c *Client) spdy() (http.RoundTripper, spdy.Upgrader, error) {
 	if err != nil {
 		return nil, nil, fault(Invalid, err, "a stream cannot be opened")
 	}
-	return upgrade, upgrader{spdy.NewUpgraderForStreaming(upgrade), c}, nil
+	return upgrade, spdy.NewUpgraderForStreaming(upgrader{upgrade, c}), nil
 }
 
 // upgrader keeps the code of a refusal, which the library's forgets.
 type upgrader struct {
-	spdy.Upgrader
+	*streamspdy.SpdyRoundTripper
 	client *Client
 }
 
 func (u upgrader) NewConnection(answer *http.Response) (httpstream.Connection, error) {
 	if answer.StatusCode == http.StatusSwitchingProtocols {
-		return u.Upgrader.NewConnection(answer)
+		return u.SpdyRoundTripper.NewConnection(answer)
 	}
 	defer answer.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
