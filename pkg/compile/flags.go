@@ -134,6 +134,7 @@ var flagRows = map[string][]flagRow{
 		{"service-cluster-ip-range", services, services, "The addresses of Services. The controller manager must have the same, and the first one is in the server's certificate."},
 		{"service-node-port-range", nodePorts, nodePorts, "The ports of NodePort Services."},
 		{"shutdown-delay-duration", nil, constant("20s"), "After the order to stop, serve on for longer than the balancer needs to see that /readyz fails."},
+		{"shutdown-watch-termination-grace-period", nil, constant("5s"), "Then end the watches, rather than wait a minute for clients that never end theirs."},
 		{"tls-cert-file", at("cert/apiserver-serving"), at("cert/apiserver-serving"), "The certificate that clients see (CIS 1.2.24)."},
 		{"tls-cipher-suites", nil, constant(suites), "Suites with forward secrecy and authenticated encryption only (CIS 1.2.29)."},
 		{"tls-min-version", nil, constant("VersionTLS12"), "No TLS before 1.2."},
