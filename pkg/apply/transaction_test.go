@@ -5,11 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,8 +33,29 @@ func (k killed) Forward(ctx context.Context, network, address string) (net.Conn,
 
 func (killed) Close() error { return nil }
 
+// filmed runs scripts in bash and copies the host before each of their commands:
+// what a kill there would leave. Commands of subshells count, too.
+type filmed struct{ host, into string }
+
+func (f filmed) Run(ctx context.Context, c Command) (Result, error) {
+	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'kthwc_n=$((kthwc_n + 1)); cp -a -- %s %s/$kthwc_n.$BASHPID' DEBUG\n%s", f.host, f.into, c.Script)
+	return local{"bash"}.Run(ctx, c)
+}
+
+func (f filmed) Forward(ctx context.Context, network, address string) (net.Conn, error) {
+	return local{}.Forward(ctx, network, address)
+}
+
+func (filmed) Close() error { return nil }
+
 // snapshot is everything below a root but our own directory.
 func snapshot(t *testing.T, root string) map[string]string {
+	t.Helper()
+	return walked(t, root, "var/lib/kthwc")
+}
+
+// walked is everything below a root but one directory: owners and times are left out.
+func walked(t *testing.T, root, without string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	err := filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
@@ -41,7 +63,7 @@ func snapshot(t *testing.T, root string) map[string]string {
 			return err
 		}
 		rel, _ := filepath.Rel(root, p)
-		if rel == "var/lib/kthwc" {
+		if rel == without {
 			return filepath.SkipDir
 		}
 		info, err := d.Info()
@@ -189,69 +211,128 @@ func TestRollback(t *testing.T) {
 
 // Killed before any command of any step, a host recovers to the one generation
 // or the other, every path is one of the two at any time, and the next
-// transaction goes through.
+// transaction goes through. Each step runs once and is filmed: what a kill leaves
+// is what is on the disk then, and hosts that are the same to the last byte recover
+// alike, so each is tried once.
 func TestTransactionSurvivesEveryKill(t *testing.T) {
 	dir := root(t)
 	before, after := generationsOf()
-	first := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}
-	if err := first.all(before); err != nil {
+	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}).all(before); err != nil {
 		t.Fatal(err)
 	}
-	was := snapshot(t, dir)
-	whole := filepath.Join(scratch(t), "host")
-	copyTree(t, dir, whole)
-	done := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 2}
-	if err := done.all(after); err != nil {
-		t.Fatal(err)
-	}
-	is := snapshot(t, dir)
+	k := &kills{T: t, after: after, was: snapshot(t, dir), seen: map[string]bool{}, recovered: map[string]bool{}}
 	ctx := context.Background()
-	kills := 0
-	for at, step := range []func(*Transaction) error{
-		func(tx *Transaction) error { return tx.Stage(ctx, after, nil, Recorded{Generation: 2}) },
-		func(tx *Transaction) error { return tx.Install(ctx) },
-		func(tx *Transaction) error { return tx.Commit(ctx) },
-		func(tx *Transaction) error { return tx.Rollback(ctx) },
+	stage := func(tx *Transaction) error { return tx.Stage(ctx, after, nil, Recorded{Generation: 2}) }
+	install := func(tx *Transaction) error { return tx.Install(ctx) }
+	commit := func(tx *Transaction) error { return tx.Commit(ctx) }
+	rollback := func(tx *Transaction) error { return tx.Rollback(ctx) }
+	done := filepath.Join(scratch(t), "host")
+	copyTree(t, dir, done)
+	if err := (&Transaction{Conn: local{"sh"}, Root: done, Generation: 2}).all(after); err != nil {
+		t.Fatal(err)
+	}
+	k.is = snapshot(t, done)
+	revert := func(tx *Transaction) error { _, err := tx.Revert(ctx); return err }
+	for _, s := range []struct {
+		name    string
+		earlier []func(*Transaction) error
+		step    func(*Transaction) error
+		least   int // commands that it has
+	}{
+		{"stage", nil, stage, 50},
+		{"install", []func(*Transaction) error{stage}, install, 100},
+		{"commit", []func(*Transaction) error{stage, install}, commit, 20},
+		{"rollback", []func(*Transaction) error{stage, install}, rollback, 80},
+		{"revert", []func(*Transaction) error{stage, install, commit}, revert, 80},
 	} {
-		for n := 1; n < 1000; n++ {
-			host := filepath.Join(scratch(t), "host")
-			copyTree(t, whole, host)
-			tx := &Transaction{Conn: local{"sh"}, Root: host, Generation: 2}
-			for _, earlier := range []func() error{
-				func() error { return tx.Stage(ctx, after, nil, Recorded{Generation: 2}) }, func() error { return tx.Install(ctx) },
-			}[:min(at, 2)] {
-				if err := earlier(); err != nil {
-					t.Fatal(err)
-				}
+		host := filepath.Join(scratch(t), "host")
+		copyTree(t, dir, host)
+		for _, e := range s.earlier {
+			if err := e(&Transaction{Conn: local{"sh"}, Root: host, Generation: 2}); err != nil {
+				t.Fatal(err)
 			}
-			if err := step(&Transaction{Conn: killed{n}, Root: host, Generation: 2}); err == nil {
-				break // it has fewer commands
-			}
-			kills++
-			where := "step " + strconv.Itoa(at) + ", killed before command " + strconv.Itoa(n)
-			onlyOldOrNew(t, where, snapshot(t, host), was, is)
-			if err := tx.Recover(ctx); err != nil {
-				t.Fatalf("%s: %v", where, err)
-			}
-			now := snapshot(t, host)
-			if !cmp.Equal(now, was) && !cmp.Equal(now, is) {
-				t.Fatalf("%s: neither the one nor the other: %s", where, cmp.Diff(was, now))
-			}
-			if n%5 == 0 { // the next apply goes through; its commands are the same each time
-				if err := (&Transaction{Conn: local{"sh"}, Root: host, Generation: 3}).all(after); err != nil {
-					t.Fatalf("%s: then %v", where, err)
-				}
-				if diff := cmp.Diff(is, snapshot(t, host)); diff != "" {
-					t.Fatalf("%s: then %s", where, diff)
-				}
-			}
-			os.RemoveAll(host)
+		}
+		k.film(s.name, host, s.least, s.step)
+	}
+	t.Logf("%d kills left %d different hosts, which recovered to %d", k.count, len(k.seen), len(k.recovered))
+}
+
+// kills are the hosts that kills leave.
+type kills struct {
+	*testing.T
+	after           []Install
+	was, is         map[string]string
+	seen, recovered map[string]bool // by everything that is on the host
+	count           int
+}
+
+// film runs a step and judges what it would leave before each of its commands;
+// some of them are killed in truth, too: their host is the filmed one.
+func (k *kills) film(name, host string, least int, step func(*Transaction) error) {
+	k.Helper()
+	before := filepath.Join(scratch(k.T), "host")
+	copyTree(k.T, host, before)
+	into := scratch(k.T)
+	if err := step(&Transaction{Conn: filmed{host, into}, Root: host, Generation: 2}); err != nil {
+		k.Fatal(err)
+	}
+	frames, err := os.ReadDir(into)
+	if err != nil || len(frames) < least {
+		k.Fatalf("%s was filmed %d times only: %v", name, len(frames), err)
+	}
+	for _, f := range frames {
+		k.count++
+		k.judge(name+", killed before command "+f.Name(), filepath.Join(into, f.Name()))
+	}
+	for n := 7; n < len(frames); n += 40 {
+		copied := filepath.Join(scratch(k.T), "host")
+		copyTree(k.T, before, copied)
+		if err := step(&Transaction{Conn: killed{n}, Root: copied, Generation: 2}); err == nil {
+			break // the commands of subshells are counted apart
+		}
+		if !k.seen[whole(k.T, copied)] {
+			k.Errorf("%s, killed before command %d, leaves a host that was not filmed", name, n)
 		}
 	}
-	if kills < 100 {
-		t.Errorf("only %d kills", kills)
+}
+
+// judge recovers a host as a kill left it.
+func (k *kills) judge(where, host string) {
+	k.Helper()
+	state := whole(k.T, host)
+	if k.seen[state] {
+		return
 	}
-	t.Logf("%d kills", kills)
+	k.seen[state] = true
+	onlyOldOrNew(k.T, where, snapshot(k.T, host), k.was, k.is)
+	if err := (&Transaction{Conn: local{"sh"}, Root: host, Generation: 2}).Recover(context.Background()); err != nil {
+		k.Fatalf("%s: %v", where, err)
+	}
+	now := snapshot(k.T, host)
+	if !cmp.Equal(now, k.was) && !cmp.Equal(now, k.is) {
+		k.Fatalf("%s: neither the one nor the other: %s", where, cmp.Diff(k.was, now))
+	}
+	if state = whole(k.T, host); k.recovered[state] {
+		return
+	}
+	k.recovered[state] = true
+	if err := (&Transaction{Conn: local{"sh"}, Root: host, Generation: 3}).all(k.after); err != nil {
+		k.Fatalf("%s: then %v", where, err)
+	}
+	if diff := cmp.Diff(k.is, snapshot(k.T, host)); diff != "" {
+		k.Fatalf("%s: then %s", where, diff)
+	}
+}
+
+// whole is a host to the last byte, with what is our own.
+func whole(t *testing.T, host string) string {
+	t.Helper()
+	all := walked(t, host, "-")
+	var out strings.Builder
+	for _, p := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(&out, "%q %q\n", p, all[p])
+	}
+	return tree.Digest([]byte(out.String()))
 }
 
 // onlyOldOrNew: no path holds anything but the old or the new; our own
