@@ -102,6 +102,9 @@ func (h *hosts) plan(ctx context.Context, f *planFlags) (*apply.Plan, map[string
 	if err != nil {
 		return nil, nil, &exitError{exitFailure, err.Error(), "kthwc artifacts lock -f " + h.s.file}
 	}
+	if p.Changes() {
+		h.explain(found)
+	}
 	if h.nodes == nil {
 		if p.Manifests, err = h.planned(ctx); err != nil {
 			p.Manifests = nil

@@ -20,6 +20,7 @@ import (
 	"github.com/kthwc/kthwc/pkg/apply"
 	"github.com/kthwc/kthwc/pkg/apply/sshconn"
 	"github.com/kthwc/kthwc/pkg/artifact"
+	"github.com/kthwc/kthwc/pkg/diff"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
@@ -52,7 +53,8 @@ type hosts struct {
 	flags   *hostFlags
 	cache   *artifact.Cache
 	options sshconn.Options
-	nodes   map[string]bool // that --on names; nil: all
+	nodes   map[string]bool                    // that --on names; nil: all
+	reasons map[string]map[string]*diff.Change // by node and path: what has changed since the last apply, and why
 }
 
 // connect builds the tree, opens what joins it, and dials every host.

@@ -67,17 +67,39 @@ func (s *session) model(factsOf func(cluster string) (compile.Facts, error)) (*b
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &built{}
-	b.doc, b.faults = schema.Load(s.name(), source)
+	b, err := modelOf(s.name(), source, factsOf)
+	return b, source, err
+}
+
+func modelOf(name string, source []byte, factsOf func(cluster string) (compile.Facts, error)) (b *built, err error) {
+	b = &built{}
+	b.doc, b.faults = schema.Load(name, source)
 	if b.doc != nil {
 		if b.facts, err = factsOf(b.doc.Cluster.Metadata.Name); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		var faults diag.List
 		b.cluster, faults = compile.Compile(b.doc, b.facts)
 		b.faults = append(b.faults, faults...)
 	}
-	return b, source, nil
+	return b, nil
+}
+
+// asApplied builds a cluster.yaml as it was when it was applied, to compare with;
+// nil where that cannot be built any more.
+func (s *session) asApplied(source string) *built {
+	b, err := modelOf("the applied cluster.yaml", []byte(source), s.facts)
+	if err != nil || b.cluster == nil || b.faults.HasErrors() {
+		return nil
+	}
+	input, err := s.input([]byte(source))
+	if err != nil {
+		return nil
+	}
+	if b.tree, b.faults = render.Render(b.cluster, input); b.faults.HasErrors() {
+		return nil
+	}
+	return b
 }
 
 // input is what rendering takes beside the model: the overlays that flags name,

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,27 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := interruptible()
 	collectLess()
 	code := run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr}, os.Getenv)
 	stop()
 	os.Exit(code)
+}
+
+// interruptible is a context that ends with the first interruption: what is at
+// work then comes to a good end. The second one ends the program.
+func interruptible() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		fmt.Fprintln(os.Stderr, "\ninterrupted again: hosts undo by themselves what was not confirmed")
+		os.Exit(exitInterrupted)
+	}()
+	return ctx, cancel
 }
 
 // collectLess lets the heap grow before it is collected: a run is over in
@@ -55,6 +72,8 @@ const (
 	exitUndone    = 7
 	exitThreshold = 8
 	exitUsage     = 64
+
+	exitInterrupted = 130
 )
 
 // exitError ends a run with a code; its message was printed already when empty.
@@ -116,7 +135,7 @@ func run(ctx context.Context, args []string, std stdio, getenv func(string) stri
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err.Error(), "see --help"} })
 	err := root.ExecuteContext(ctx)
 	if ctx.Err() != nil {
-		return 130
+		return exitInterrupted
 	}
 	return s.report(err)
 }

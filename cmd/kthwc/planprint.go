@@ -9,6 +9,8 @@ import (
 
 	"github.com/kthwc/kthwc/internal/names"
 	"github.com/kthwc/kthwc/pkg/apply"
+	"github.com/kthwc/kthwc/pkg/diff"
+	"github.com/kthwc/kthwc/pkg/tree"
 )
 
 // actMarks are what becomes of a path or an object, at the head of its line.
@@ -141,7 +143,7 @@ func detail(c apply.Change) string {
 
 func (w *planPrinter) changes(p *apply.Plan) []string {
 	var g grouped
-	for _, h := range p.Hosts {
+	for i, h := range p.Hosts {
 		for _, name := range h.Users {
 			g.add("+ user "+name, h.Node)
 		}
@@ -156,15 +158,14 @@ func (w *planPrinter) changes(p *apply.Plan) []string {
 			g.add(fmt.Sprintf("+ %s %s (%.1f MB)", kind, b.Name, float64(b.Size)/1e6), h.Node)
 		}
 		for _, c := range h.Changes {
-			g.add(w.change(c), h.Node)
+			g.add(w.change(&p.Hosts[i], c), h.Node)
 		}
 	}
 	return g.lines()
 }
 
-// change is one path. Files that come are many on a first apply: they have one
-// row; others have the reason below.
-func (w *planPrinter) change(c apply.Change) string {
+// change is one path, and below it the lines that differ and why.
+func (w *planPrinter) change(h *apply.HostPlan, c apply.Change) string {
 	line := actMarks[c.Do] + " " + c.Path
 	if c.Do == apply.Modify {
 		line += detail(c)
@@ -176,24 +177,81 @@ func (w *planPrinter) change(c apply.Change) string {
 		line += " (not issued)"
 	}
 	if c.Do != apply.Add {
-		if why := w.h.because(c); why != "" {
-			line += "\n    because " + why
-		}
+		line += w.reason(h, c)
 	}
 	return line
 }
 
-// because names the fields of cluster.yaml that a path comes from.
-func (h *hosts) because(c apply.Change) string {
-	var out []string
-	for _, source := range c.From {
-		if path, ok := strings.CutPrefix(source, "spec."); ok {
-			if pos := h.doc.Pos(source); pos.IsValid() {
-				out = append(out, fmt.Sprintf("%s spec.%s", pos, path))
+// mostLines is how many lines of one path a plan shows.
+const mostLines = 16
+
+// reason is the lines that differ from what was applied last, with the fields of
+// cluster.yaml that they come from.
+func (w *planPrinter) reason(h *apply.HostPlan, c apply.Change) string {
+	drifted := slices.ContainsFunc(h.Drift, func(d apply.Change) bool { return d.Path == c.Path })
+	was := w.h.reasons[h.Node][c.Path]
+	switch {
+	case was != nil:
+		p := diffPrinter{s: w.h.s, release: w.h.cluster.Release}
+		for _, a := range was.Attributes {
+			p.attribute(was.Op, a)
+		}
+		p.hunks(was)
+		p.causes(4, was.Because)
+		lines := strings.Split(strings.TrimSuffix(p.b.String(), "\n"), "\n")
+		if len(lines) > mostLines {
+			lines = append(lines[:mostLines], fmt.Sprintf("    … %d lines more: kthwc diff --live", len(lines)-mostLines))
+		}
+		return "\n" + strings.Join(lines, "\n")
+	case drifted:
+		return "\n    because others have changed it"
+	case c.Secret || w.late(h.Node, c.Path):
+		return "\n    because certificates or keys were issued: kthwc pki list"
+	case c.Kind == tree.Symlink && strings.HasPrefix(c.Path, "/usr/local/bin/"):
+		return "\n    because kthwc.lock names another program"
+	}
+	return ""
+}
+
+// late says whether a file has material in it that is joined late.
+func (w *planPrinter) late(node, path string) bool {
+	f := w.h.tree.Node(node).File(path)
+	return f != nil && f.Body != nil && len(f.Body.Refs()) > 0
+}
+
+// explain finds what has changed in cluster.yaml since it was applied, and with
+// it the reason for each path.
+func (h *hosts) explain(found map[string]apply.Host) {
+	h.reasons = map[string]map[string]*diff.Change{}
+	builds := map[string]*built{}
+	for _, n := range h.tree.Nodes {
+		text := found[n.Name].State.Applied()
+		if text == "" {
+			continue
+		}
+		if _, known := builds[text]; !known {
+			builds[text] = h.s.asApplied(text)
+			if was := builds[text]; was != nil {
+				h.compare(was, text, found)
 			}
 		}
 	}
-	return strings.Join(out, ", ")
+}
+
+// compare notes the changes of the hosts that had one cluster.yaml.
+func (h *hosts) compare(was *built, text string, found map[string]apply.Host) {
+	changes := diff.Trees(diff.Side{Tree: was.tree, Doc: was.doc}, diff.Side{Tree: h.tree, Doc: h.doc})
+	for i := range changes {
+		for _, node := range changes[i].Nodes {
+			if found[node].State.Applied() != text || changes[i].What != "file" {
+				continue
+			}
+			if h.reasons[node] == nil {
+				h.reasons[node] = map[string]*diff.Change{}
+			}
+			h.reasons[node][strings.ReplaceAll(changes[i].Name, changes[i].Nodes[0], node)] = &changes[i]
+		}
+	}
 }
 
 func (w *planPrinter) objects(p *apply.Plan) []string {

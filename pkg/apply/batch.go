@@ -21,8 +21,7 @@ type batch struct {
 	before map[string]string // node and unit -> invocation
 }
 
-// guardTime is how much longer than a gate the hosts wait for this program before
-// they undo everything by themselves.
+// guardTime is what Run.Guard is unless it is set.
 const guardTime = 60 * time.Second
 
 // run takes the hosts from one generation to the next, or back.
@@ -132,7 +131,7 @@ func (b *batch) change(ctx context.Context) error {
 	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
 		tx := b.transaction(node)
 		end := b.doing(node, "install")
-		return end(b.named(node, errors.Join(tx.Arm(ctx, b.Gate+guardTime), tx.Install(ctx))))
+		return end(b.named(node, errors.Join(tx.Arm(ctx, b.Run.Gate+b.Guard), tx.Install(ctx))))
 	})
 	for i := range b.Steps {
 		if err == nil {
@@ -159,7 +158,7 @@ func (b *batch) step(ctx context.Context, s *Step) error {
 
 func (b *batch) unit(ctx context.Context, node string, s *Step) error {
 	tx := b.transaction(node)
-	if err := tx.Arm(ctx, b.Gate+guardTime); err != nil {
+	if err := tx.Arm(ctx, b.Run.Gate+b.Guard); err != nil {
 		return err
 	}
 	before, err := tx.Act(ctx, UnitAction{Unit: s.Unit, Do: s.Do})
@@ -171,7 +170,7 @@ func (b *batch) unit(ctx context.Context, node string, s *Step) error {
 		return err
 	}
 	g.before, g.first = before, s.First
-	if err := g.pass(ctx, b.Gate); err != nil {
+	if err := g.pass(ctx, b.Run.Gate); err != nil {
 		return err
 	}
 	if s.Unit == containerdUnit {
@@ -227,7 +226,7 @@ func (b *batch) ready(ctx context.Context) error {
 }
 
 func (b *batch) awaitReady(ctx context.Context, k Kubernetes, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, b.Gate)
+	ctx, cancel := context.WithTimeout(ctx, b.Run.Gate)
 	defer cancel()
 	last := "nothing was seen yet"
 	for {
@@ -243,7 +242,7 @@ func (b *batch) awaitReady(ctx context.Context, k Kubernetes, node string) error
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not Ready within %v: %s", node, b.Gate, last)
+			return fmt.Errorf("%s is not Ready within %v: %s", node, b.Run.Gate, last)
 		case <-time.After(2 * pollEvery):
 		}
 	}
@@ -305,7 +304,7 @@ func (b *batch) undo(parent context.Context, why error) error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if err != nil {
-			b.out.Stuck[node] = fmt.Sprintf("it undoes everything by itself within %v: %v", b.Gate+guardTime, err)
+			b.out.Stuck[node] = fmt.Sprintf("it undoes everything by itself within %v: %v", b.Run.Gate+b.Guard, err)
 			return err
 		}
 		b.out.Undone = append(b.out.Undone, node)

@@ -37,6 +37,7 @@ type Run struct {
 	Root     string        // the directory that is taken for / on the hosts; "" on real ones
 	Parallel int           // hosts that are worked on at once, where nothing speaks against it
 	Gate     time.Duration // how long a unit may take to come up
+	Guard    time.Duration // how much longer than that a host waits for us before it undoes everything by itself; 0: a minute
 	epoch    int
 	states   map[string]*State
 }
@@ -96,6 +97,9 @@ func (r *Run) doing(node, step string) func(error) error {
 // first failure, after the batch that failed was undone.
 func (r *Run) Execute(ctx context.Context, epoch int, states map[string]*State) (*Outcome, error) {
 	r.epoch, r.states = epoch, states
+	if r.Guard == 0 {
+		r.Guard = guardTime
+	}
 	out := &Outcome{Transaction: epoch, Stuck: map[string]string{}}
 	err := r.prepare(ctx)
 	for i := range r.Plan.Rollout {
@@ -264,6 +268,11 @@ func (r *Run) install(node string) ([]Install, Recorded, error) {
 	}
 	h := r.Plan.Host(node)
 	record := Recorded{Generation: r.epoch, Cluster: r.Tree.Cluster, Node: node}
+	if f := r.Tree.File("input/cluster.yaml"); f != nil {
+		if text := f.Body.Bytes(); len(text) <= maxInput {
+			record.Input = string(text)
+		}
+	}
 	changed := map[string]Change{}
 	for _, c := range h.Changes {
 		changed[c.Path] = c

@@ -134,7 +134,24 @@ type Recorded struct {
 	Generation int             `json:"generation"`
 	Cluster    string          `json:"cluster"`
 	Node       string          `json:"node"`
+	Input      string          `json:"input,omitempty"` // the cluster.yaml, so that a later plan can say what has changed in it
 	Entries    []RecordedEntry `json:"entries"`
+}
+
+// maxInput is the longest cluster.yaml that is recorded on every host.
+const maxInput = 128 << 10
+
+// Applied is the cluster.yaml that was applied to the host last; "" if that is
+// not known.
+func (s *State) Applied() string {
+	if s == nil || s.Confirmed == nil {
+		return ""
+	}
+	r, err := recordOf(s.Confirmed)
+	if err != nil {
+		return ""
+	}
+	return r.Input
 }
 
 func recordOf(text []byte) (*Recorded, error) {
@@ -314,9 +331,17 @@ func (c *comparison) file(f *tree.File, sum io.Writer) {
 
 func (c *comparison) add(change Change) {
 	c.out.Changes = append(c.out.Changes, change)
+	if change.Do == Modify && onlyAccess(change.What) {
+		return // what is read is the same
+	}
 	for _, u := range change.Readers {
 		c.changed[u] = append(c.changed[u], change.Path)
 	}
+}
+
+// onlyAccess says whether nothing but mode and owner differ.
+func onlyAccess(what []string) bool {
+	return !slices.ContainsFunc(what, func(w string) bool { return !strings.HasPrefix(w, "mode ") && !strings.HasPrefix(w, "owner ") })
 }
 
 // wanted is what a path shall be.
@@ -375,7 +400,7 @@ func (c *comparison) drift(path string, is Observed, there bool) {
 		return
 	}
 	left := Observed{Kind: was.Kind, Mode: was.Mode, Owner: was.Owner, Group: was.Group, Target: was.Target, Digest: was.Digest}
-	switch what := differences(left, is); {
+	switch what := differences(is, left); {
 	case !there:
 		c.out.Drift = append(c.out.Drift, Change{Do: Delete, Path: path, Kind: was.Kind})
 	case len(what) > 0:
