@@ -237,24 +237,42 @@ func TestInventoryRefuses(t *testing.T) {
 	expect(t, c.Apply(t.Context(), "test", m, nil), Invalid, "the inventory cannot be read")
 }
 
-// Two at once: one of them is told.
+// Two at once: one of them is told, whether there was an inventory before or not.
 func TestApplyAtOnce(t *testing.T) {
-	c := super(t)
-	forgetInventory(t, c)
-	ns := namespaced(t, c)
-	other := connect(t, accessOf(t, "kthwc-super-admin", "system:masters"))
-	first := true
-	rt := c.http.Transport
+	for method, there := range map[string]bool{http.MethodPost: false, http.MethodPut: true} {
+		t.Run(method, func(t *testing.T) {
+			c := super(t)
+			forgetInventory(t, c)
+			ns := namespaced(t, c)
+			if there {
+				apply(t, c, manifest("0.yaml", configMap(ns, "before", "1")))
+			}
+			other := connect(t, accessOf(t, "kthwc-super-admin", "system:masters"))
+			beforeFirst(t, c, method, "/kube-system/configmaps", func() { apply(t, other, manifest("2.yaml", configMap(ns, "b", "1"))) })
+			err := c.Apply(bound(t, minutes), "test", []Manifest{manifest("1.yaml", configMap(ns, "a", "1"))}, nil)
+			expect(t, err, Conflict, "somebody else applies manifests")
+			same(t, "there is", names(t, c, ns), "b")
+		})
+	}
+}
+
+// beforeFirst does something before the first request of a method to a path
+// that contains a text.
+func beforeFirst(t *testing.T, c *Client, method, path string, act func()) {
+	t.Helper()
+	done, next := false, c.http.Transport
 	through(t, c, roundTripper(func(q *http.Request) (*http.Response, error) {
-		if first && q.Method == http.MethodPost {
-			first = false
-			apply(t, other, manifest("2.yaml", configMap(ns, "b", "1")))
+		if !done && q.Method == method && strings.Contains(q.URL.Path, path) {
+			done = true
+			act()
 		}
-		return rt.RoundTrip(q)
+		return next.RoundTrip(q)
 	}))
-	err := c.Apply(bound(t, minutes), "test", []Manifest{manifest("1.yaml", configMap(ns, "a", "1"))}, nil)
-	expect(t, err, Conflict, "somebody else applies manifests")
-	same(t, "there is", names(t, c, ns), "b")
+	t.Cleanup(func() {
+		if !done {
+			t.Errorf("there was no %s of %s", method, path)
+		}
+	})
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -107,6 +108,19 @@ func TestCordon(t *testing.T) {
 	expect(t, err, NotFound, "nowhere")
 }
 
+// Somebody cordons the node between our look and our change: it stays theirs.
+func TestCordonAtOnce(t *testing.T) {
+	c, other := super(t), super(t)
+	node(t, other, "contended")
+	beforeFirst(t, c, http.MethodPatch, "contended", func() {
+		must[Object](t)(other.Patch(t.Context(), nodeRef("contended"), Object{"spec": map[string]any{"unschedulable": true}}))
+	})
+	already, err := c.Cordon(bound(t, time.Minute), "contended", "an apply")
+	if n := nodeOf(must[Object](t)(c.Get(t.Context(), nodeRef("contended")))); !already || err != nil || n.CordonedBy != "" {
+		t.Errorf("%v %v %+v", already, err, n)
+	}
+}
+
 // Somebody writes to the node all the time: kubelets do.
 func TestCordonWhileOthersWrite(t *testing.T) {
 	c := super(t)
@@ -194,6 +208,27 @@ func TestDrain(t *testing.T) {
 		t.Error(err)
 	}
 	same(t, "left", podsOf(t, c, ns), "daemon", "elsewhere")
+}
+
+// A pod that has been made again elsewhere since we looked is not evicted there.
+func TestDrainEvictsWhatItSaw(t *testing.T) {
+	c, other := super(t), super(t)
+	ns := namespaced(t, other)
+	node(t, other, "leaving")
+	if _, err := c.Cordon(t.Context(), "leaving", "a test"); err != nil {
+		t.Fatal(err)
+	}
+	r := pod(t, other, ns, "moving-0", "leaving", owner("StatefulSet")).Ref()
+	beforeFirst(t, c, http.MethodPost, "eviction", func() {
+		if err := other.Delete(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+		pod(t, other, ns, "moving-0", "arrived", owner("StatefulSet"))
+	})
+	if err := c.Drain(bound(t, time.Minute), "leaving", nil); err != nil {
+		t.Error(err)
+	}
+	same(t, "left", podsOf(t, c, ns), "moving-0")
 }
 
 func podsOf(t *testing.T, c *Client, ns string) []string {
