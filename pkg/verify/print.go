@@ -95,13 +95,14 @@ func counts(count map[Status]int) string {
 	return strings.Join(out, ", ")
 }
 
-// group is results that differ in their node alone.
+// group is results that have one reason, or one cause.
 type group struct {
 	Result
-	where []string
+	titles []string // of all of them
 }
 
-// grouped puts results together that say the same of several nodes.
+// grouped puts results together that have the same reason or cause. Those that
+// hold are left out unless all are wanted.
 func grouped(list []Result, verbose bool) []*group {
 	var out []*group
 	for _, x := range list {
@@ -109,38 +110,45 @@ func grouped(list []Result, verbose bool) []*group {
 			continue
 		}
 		same := func(g *group) bool {
-			return g.Status == x.Status && g.Name == x.Name && g.Expected == x.Expected && g.Actual == x.Actual && g.Reason == x.Reason && g.Cause == x.Cause
+			return x.Status != OK && g.Status == x.Status && g.Reason == x.Reason && g.Cause == x.Cause && (!verbose || g.title() == x.title())
 		}
 		at := slices.IndexFunc(out, same)
 		if at < 0 {
 			at = len(out)
 			out = append(out, &group{Result: x})
 		}
-		if x.Node != "" {
-			out[at].where = append(out[at].where, x.Node)
-		}
+		out[at].titles = append(out[at].titles, x.title())
 	}
 	return out
 }
 
 func (t *text) group(g *group) {
-	title := g.Name
-	if len(g.where) > 0 {
-		title = strings.Join(g.where, ", ") + ": " + g.Name
-	}
-	switch {
-	case g.Status == Failed:
-		fmt.Fprintf(t.w, "      %s %s\n", t.mark(g.Status), title)
+	switch g.Status {
+	case OK:
+		fmt.Fprintf(t.w, "      %s %s: %s\n", t.mark(g.Status), g.title(), g.Actual)
+		return
+	case Failed:
+		fmt.Fprintf(t.w, "      %s %s\n", t.mark(g.Status), g.title())
 		t.pair("expected", g.Expected)
 		t.pair("actual", g.Actual)
 		t.pair("likely", g.Cause)
 		t.pair("do", g.Help)
-	case g.Reason != "":
-		fmt.Fprintf(t.w, "      %s %s\n", t.mark(g.Status), title)
-		t.pair("because", g.Reason)
+		t.pair("the same", listed(g.titles[1:]))
 	default:
-		fmt.Fprintf(t.w, "      %s %s: %s\n", t.mark(g.Status), title, g.Actual)
+		fmt.Fprintf(t.w, "      %s %s\n", t.mark(g.Status), listed(g.titles))
+		t.pair("because", g.Reason)
 	}
+}
+
+// mostListed is how many results of one cause are listed by name.
+const mostListed = 8
+
+// listed joins titles; of very many only the first.
+func listed(titles []string) string {
+	if more := len(titles) - mostListed; more > 0 {
+		return strings.Join(titles[:mostListed], "; ") + fmt.Sprintf("; and %d more", more)
+	}
+	return strings.Join(titles, "; ")
 }
 
 // pair prints a word and its text, which is wrapped.

@@ -68,16 +68,13 @@ func (p *probe) calls(ctx context.Context, n *compile.Node) {
 	ctx, cancel := context.WithTimeout(ctx, 2*answerPatience)
 	defer cancel()
 	got := "the API server does not call it"
-	for i := 0; ctx.Err() == nil && got == "the API server does not call it"; i++ {
+	for i := 0; ctx.Err() == nil; i++ {
 		_, err := client.Create(ctx, object("v1", "ConfigMap", p.space.name, fmt.Sprintf("called-%s-%d", n.Name.V, i), nil))
 		if err != nil {
-			got = said(err)
+			got = err.Error()
 			break
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(300 * time.Millisecond):
-		}
+		pause(ctx, 300*time.Millisecond)
 	}
 	p.answered(n.Name.V, name, want, got, "HTTP response to HTTPS client", blame{cause: "the API server does not reach the pods behind a Service", help: "on " + n.Name.V + ": ip route; journalctl -u kube-apiserver -n 50"})
 }
