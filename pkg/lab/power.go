@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"slices"
@@ -14,19 +15,26 @@ import (
 // the last seconds. It says whether the machine was on.
 func (l *Lab) Off(ctx context.Context, name string) (changed bool, err error) {
 	err = l.alter(ctx, name, func(*Fleet) error {
-		at, _ := l.journal.find(Step{Kind: boot, Of: name})
-		if changed = len(l.marked(bootPart(name))) > 0; !changed && l.isOff(name) {
+		if changed = len(l.marked(bootPart(name))) > 0 || !l.isOff(name); !changed {
 			return nil
 		}
-		if err := writeFile(l.offMark(name), nil, 0o600); err != nil {
-			return err
-		}
-		if err := l.bootKind().undo(ctx, at.Step); err != nil {
-			return explained(at.Step, err)
-		}
-		return l.unplug(ctx, name)
+		return errors.Join(writeFile(l.offMark(name), nil, 0o600), l.undoPower(ctx, name))
 	})
 	return changed, err
+}
+
+// undoPower undoes what a machine is besides its disk. All of it ends at once:
+// the rest is what it left on this machine.
+func (l *Lab) undoPower(ctx context.Context, name string) error {
+	e := l.engine()
+	for _, kind := range []string{cable, boot, overlay, wire} {
+		if r, ok := l.journal.find(Step{Kind: kind, Of: name}); ok {
+			if err := e.undo(ctx, r.Step); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // On boots a machine again and waits until it is ready. It says whether the
