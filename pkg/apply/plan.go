@@ -466,6 +466,7 @@ func (c *comparison) others() {
 func (c *comparison) unit(u tree.Unit) {
 	is := c.state.Units[u.Name]
 	because := c.changed[u.Name]
+	c.unitDrift(u, is)
 	switch {
 	case u.Started && is.Active != "active":
 		c.out.Units = append(c.out.Units, UnitAction{u.Name, Start, because})
@@ -473,6 +474,24 @@ func (c *comparison) unit(u tree.Unit) {
 		c.out.Units = append(c.out.Units, UnitAction{u.Name, Restart, because})
 	case u.Enabled && is.File != "enabled":
 		c.out.Units = append(c.out.Units, UnitAction{u.Name, Enable, nil})
+	}
+}
+
+// unitDrift says which units of the last apply others have stopped or disabled.
+// Where that apply was interrupted, it was the apply.
+func (c *comparison) unitDrift(u tree.Unit, is UnitState) {
+	if _, applied := c.recorded[unitDir+u.Name]; !applied || c.out.Interrupted != "" {
+		return
+	}
+	var what []string
+	if u.Started && (is.Active == "inactive" || is.Active == "failed") {
+		what = append(what, "the unit is "+is.Active)
+	}
+	if u.Enabled && is.File == "disabled" {
+		what = append(what, "the unit is disabled")
+	}
+	if len(what) > 0 {
+		c.out.Drift = append(c.out.Drift, Change{Do: Modify, Path: unitDir + u.Name, Kind: tree.Regular, What: what})
 	}
 }
 

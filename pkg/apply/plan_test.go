@@ -130,6 +130,35 @@ func planned(t testing.TB, out *tree.Tree, hosts map[string]Host) *Plan {
 	return p
 }
 
+// A unit that others stopped or disabled is drift, and mended; one that an
+// interrupted apply left so is none.
+func TestStoppedUnitsAreDrift(t *testing.T) {
+	out := rendered(t, asIs)
+	hosts := applied(t, out)
+	hosts["controller-2"].State.Units["kube-scheduler.service"] = UnitState{Active: "inactive", File: "enabled"}
+	hosts["worker-0"].State.Units["kubelet.service"] = UnitState{Active: "active", File: "disabled"}
+	hosts["worker-1"].State.Units["kubelet.service"] = UnitState{Active: "inactive", File: "enabled"}
+	hosts["worker-1"].State.Journal = map[string]string{"2": "installed"}
+	p := planned(t, out, hosts)
+	for node, want := range map[string][]string{
+		"controller-1": nil,
+		"controller-2": {"/etc/systemd/system/kube-scheduler.service the unit is inactive", "kube-scheduler.service " + Start},
+		"worker-0":     {"/etc/systemd/system/kubelet.service the unit is disabled", "kubelet.service " + Enable},
+		"worker-1":     {"kubelet.service " + Start},
+	} {
+		var got []string
+		for _, d := range p.Host(node).Drift {
+			got = append(got, d.Path+" "+strings.Join(d.What, ", "))
+		}
+		for _, u := range p.Host(node).Units {
+			got = append(got, u.Unit+" "+u.Do)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, not %q", node, got, want)
+		}
+	}
+}
+
 func TestNothingToDoAfterAnApply(t *testing.T) {
 	out := rendered(t, asIs)
 	p := planned(t, out, applied(t, out))
