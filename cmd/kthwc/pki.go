@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -473,6 +475,7 @@ func newPKIInventory(s *session) *cobra.Command {
 // newKubeconfig gives the operator what kubectl needs.
 func newKubeconfig(s *session) *cobra.Command {
 	var file string
+	var inLab bool
 	cmd := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Write your own kubeconfig, with a certificate that is renewed when it is due",
@@ -497,6 +500,11 @@ func newKubeconfig(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if inLab {
+				if content, err = s.throughLoopback(b, content); err != nil {
+					return err
+				}
+			}
 			if err := durable.Replace(file, content, 0o600); err != nil {
 				return err
 			}
@@ -505,5 +513,26 @@ func newKubeconfig(s *session) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&file, "output", "o", "", "the file to write, for you alone; admin.kubeconfig beside the store unless set")
+	cmd.Flags().BoolVar(&inLab, "lab", false, "reach the API of `kthwc lab up` from this machine, by the port of its loopback that leads there")
 	return cmd
+}
+
+// throughLoopback is a kubeconfig for a lab's API, as this machine reaches it.
+// The certificate is judged by the name that it has in the lab.
+func (s *session) throughLoopback(b *built, content []byte) ([]byte, error) {
+	l, err := s.openLab(&labFlags{})
+	if err != nil {
+		return nil, err
+	}
+	address, ok := l.Forwarded()
+	if !ok {
+		return nil, &exitError{exitFailure, "no port of this machine leads to the lab's API", "kthwc lab up -f " + s.file}
+	}
+	public := b.cluster.API.Public.V
+	server, err := url.Parse(public)
+	if err != nil {
+		return nil, err
+	}
+	there := "server: https://" + address + "\n    tls-server-name: " + server.Hostname()
+	return bytes.Replace(content, []byte("server: "+public), []byte(there), 1), nil
 }
