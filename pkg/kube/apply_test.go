@@ -210,6 +210,25 @@ func TestApplyDeletesOnlyItsOwn(t *testing.T) {
 	same(t, "again", apply(t, c))
 }
 
+// An object that manifests have under another group's name is not deleted.
+func TestApplyMovesBetweenGroups(t *testing.T) {
+	c := super(t)
+	forgetInventory(t, c)
+	ns := namespaced(t, c)
+	const rest = "action: a\nreason: r\ntype: Normal\nreportingInstance: i\neventTime: \"2026-01-01T00:00:00.000000Z\"\n"
+	metadata := "kind: Event\nmetadata: {name: e, namespace: " + ns + "}\n"
+	apply(t, c, manifest("1.yaml", "apiVersion: v1\n"+metadata+"involvedObject: {kind: Pod, name: p, namespace: "+ns+"}\nreportingComponent: kthwc.dev/test\n"+rest))
+	moved := manifest("1.yaml", "apiVersion: events.k8s.io/v1\n"+metadata+"regarding: {kind: Pod, name: p, namespace: "+ns+"}\nreportingController: kthwc.dev/test\n"+rest)
+	for _, change := range append(plan(t, c, moved), plan(t, c, moved)...) {
+		if change.Do == Remove || change.Do == Unknown {
+			t.Errorf("%+v", change)
+		}
+	}
+	apply(t, c, moved)
+	must[Object](t)(c.Get(t.Context(), Ref{"v1", "Event", ns, "e"}))
+	same(t, "again", apply(t, c, moved), "same Event "+ns+"/e")
+}
+
 // An inventory that was lost makes nothing ours.
 func TestInventoryLost(t *testing.T) {
 	c := super(t)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -93,6 +94,28 @@ func TestObjects(t *testing.T) {
 		if err := c.Delete(ctx, one[0].Ref()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A list has all its pages.
+func TestListPages(t *testing.T) {
+	c := super(t)
+	ns := namespaced(t, c)
+	const count = pageSize + 2
+	var making sync.WaitGroup
+	for worker := range 4 {
+		making.Go(func() {
+			for i := worker; i < count; i += 4 {
+				_, err := c.Create(t.Context(), Object{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": fmt.Sprint("c", i), "namespace": ns}})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	making.Wait()
+	if all := must[[]Object](t)(c.List(t.Context(), "v1", "ConfigMap", ns, Selection{})); len(all) != count {
+		t.Errorf("%d of %d", len(all), count)
 	}
 }
 

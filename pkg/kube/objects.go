@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"net/url"
+	"strconv"
 )
 
 // Get reads an object. One that is not there is an error of kind NotFound.
@@ -14,13 +15,16 @@ func (c *Client) Get(ctx context.Context, r Ref) (Object, error) {
 // --field-selector do. The zero value takes all.
 type Selection struct{ Labels, Fields string }
 
+// pageSize is how many objects come with one answer.
+const pageSize = 500
+
 // List reads all objects of a kind in a namespace, or in all where it is empty.
 func (c *Client) List(ctx context.Context, apiVersion, kind, namespace string, s Selection) ([]Object, error) {
 	p, err := c.path(ctx, Ref{APIVersion: apiVersion, Kind: kind, Namespace: namespace})
 	if err != nil {
 		return nil, err
 	}
-	query := url.Values{"limit": {"500"}}
+	query := url.Values{"limit": {strconv.Itoa(pageSize)}}
 	for key, value := range map[string]string{"labelSelector": s.Labels, "fieldSelector": s.Fields} {
 		if value != "" {
 			query.Set(key, value)
