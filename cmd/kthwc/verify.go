@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kthwc/kthwc/internal/durable"
+	"github.com/kthwc/kthwc/pkg/lab"
 	"github.com/kthwc/kthwc/pkg/verify"
 )
 
@@ -67,6 +68,9 @@ func (s *session) verify(ctx context.Context, f *verifyFlags) error {
 		return err
 	}
 	f.Smoke = !f.skipSmoke
+	if f.lab && f.External == "" {
+		f.External = lab.ExternalName
+	}
 	if f.archive != "" {
 		f.Archive = func() (io.ReadCloser, error) { return os.Open(f.archive) }
 	}

@@ -14,16 +14,18 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
+// ExternalName is the gateway's: a name outside of the cluster that every lab has.
+const ExternalName = "external.lab.test"
+
 // The resolver answers for the lab's own names and passes all other questions to
 // this machine's resolvers, from outside of the lab. Machines and CoreDNS need
 // somebody to ask, and a test needs one name outside of the cluster.
 const (
-	externalName = "external.lab.test" // the gateway's
-	labDomain    = "lab.test"          // nobody else answers for it
-	nameTTL      = 5                   // seconds
-	mostBytes    = 65535               // of a message
-	oneQuestion  = 2 * time.Second     // to each of this machine's resolvers
-	mostAtOnce   = 64                  // questions that are being answered
+	labDomain   = "lab.test"      // nobody else answers for it
+	nameTTL     = 5               // seconds
+	mostBytes   = 65535           // of a message
+	oneQuestion = 2 * time.Second // to each of this machine's resolvers
+	mostAtOnce  = 64              // questions that are being answered
 )
 
 // resolvConf names this machine's resolvers.
@@ -46,7 +48,7 @@ func (f *Fleet) nameLines() []string {
 	if _, err := netip.ParseAddr(f.API.Name); err != nil && f.API.Address.IsValid() {
 		add(f.API.Name, []netip.Prefix{single(f.API.Address.Addr())})
 	}
-	add(externalName, f.Gateway)
+	add(ExternalName, f.Gateway)
 	return out
 }
 

@@ -185,7 +185,10 @@ func (p *probe) awaitServer(ctx context.Context, n *compile.Node) error {
 	}
 	defer client.Close()
 	return kube.Wait(ctx, "the API server of "+n.Name.V, watchEvery, p.waiting, func(ctx context.Context) (bool, string, error) {
-		err := client.Ready(ctx)
-		return err == nil, "", err
+		// It refuses the operator, too, until it has read who may do what.
+		if err := client.Ready(ctx); err != nil {
+			return false, said(err), nil
+		}
+		return true, "", nil
 	})
 }
