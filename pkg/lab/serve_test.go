@@ -138,7 +138,7 @@ func TestResolverIsInTheLab(t *testing.T) {
 		ask := resolverOf(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return entered(pid, func() (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, network, "127.0.0.1:53") })
 		})
-		if got, err := ask.LookupHost(t.Context(), externalName+"."); err != nil || len(got) != 1 || got[0] != "127.0.0.1" {
+		if got, err := ask.LookupHost(t.Context(), ExternalName+"."); err != nil || len(got) != 1 || got[0] != "127.0.0.1" {
 			t.Errorf("over %s: %v %v", network, got, err)
 		}
 	}
