@@ -1,7 +1,7 @@
 # kthwc: see README.md. Every target is one line of `make help`.
 GO ?= go
 
-.PHONY: build test check lint golden docs fuzz bench bench-pki readers lab-artifacts help
+.PHONY: build test check lint golden docs fuzz bench bench-pki readers lab-artifacts demo help
 
 build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
@@ -54,6 +54,9 @@ readers: ## build the programs that judge what is rendered (Kubernetes' own code
 
 lab-artifacts: ## build what a cluster runs (Kubernetes and all that goes with it) into build/artifacts; slow the first time
 	sh lab/artifacts/build.sh
+
+demo: ## boot a whole cluster on this machine (Linux, root) and verify it; `lab/demo.sh down` throws it away
+	sh lab/demo.sh
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 16

@@ -5,11 +5,12 @@
 # paths have versions. ARCH=arm64 builds for the other architecture (runc, which
 # needs a C compiler, only for this machine's own).
 #
-#	lab/artifacts/build.sh [DIR]
+#	lab/artifacts/build.sh [DIR [COMPONENT...]]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 out=${1:-$root/build/artifacts}
+[ $# -eq 0 ] || shift
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 machine=$(cd "$root" && GOARCH='' go env GOARCH)
@@ -163,6 +164,10 @@ toolbox() {
 	[ ! -f "$work/toolbox.tar" ] || { starts "toolbox 1" "$work/small/toolbox" version; keep "$work/toolbox.tar" "$at"; }
 }
 
+if [ $# -gt 0 ]; then
+	for component; do "$component"; done
+	exit
+fi
 for component in pause toolbox runc etcd cni_plugins crictl containerd coredns kubernetes; do
 	"$component"
 done
