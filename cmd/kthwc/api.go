@@ -12,6 +12,7 @@ import (
 	"github.com/kthwc/kthwc/pkg/kube"
 	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/pkg/tree"
+	"github.com/kthwc/kthwc/schema"
 )
 
 // apiClient is the cluster's API, reached through the hosts themselves.
@@ -92,7 +93,10 @@ func (a *apiClient) Manifests(ctx context.Context, done func(apply.ManifestChang
 	all := a.h.manifests()
 	told := func(c kube.Change) { done(changeOf(c)) }
 	err := a.client.Apply(ctx, a.h.tree.Cluster, all, told)
-	if kube.KindOf(err) != kube.Forbidden || a.h.cluster.Profile.V != "hardened" {
+	if err == nil {
+		return a.giveBack(ctx)
+	}
+	if kube.KindOf(err) != kube.Forbidden || a.h.cluster.Profile.V != schema.Hardened {
 		return err
 	}
 	p, _ := apiProbe(a.h.tree.Node(a.through))
@@ -109,27 +113,57 @@ func changeOf(c kube.Change) apply.ManifestChange {
 
 // planned is what would become of the objects of the API; nothing is known where
 // it does not answer.
-func (h *hosts) planned(ctx context.Context) ([]apply.ManifestChange, error) {
+func (h *hosts) planned(ctx context.Context, p *apply.Plan) ([]apply.ManifestChange, error) {
 	a, err := h.api(ctx, h.Conns)
 	if err != nil {
 		return nil, err
 	}
+	nodes, err := a.client.Nodes(ctx)
+	if err != nil && kube.KindOf(err) != kube.Forbidden {
+		return nil, err
+	}
+	out := h.leftovers(nodes, p)
 	changes, err := a.client.Plan(ctx, h.tree.Cluster, h.manifests())
 	if kube.KindOf(err) == kube.Forbidden {
-		p, _ := apiProbe(h.tree.Node(a.through))
-		super, err2 := h.clientOn(h.Conns[a.through], p, superAdminCert)
+		probe, _ := apiProbe(h.tree.Node(a.through))
+		super, err2 := h.clientOn(h.Conns[a.through], probe, superAdminCert)
 		if err2 != nil {
 			return nil, errors.Join(err, err2)
 		}
 		changes, err = super.Plan(ctx, h.tree.Cluster, h.manifests())
 	}
-	var out []apply.ManifestChange
 	for _, c := range changes {
 		if c.Do != kube.Same {
 			out = append(out, changeOf(c))
 		}
 	}
 	return out, err
+}
+
+// leftovers are nodes that an interrupted apply has left cordoned, to be given
+// back; and, as warnings, nodes that the cluster has and cluster.yaml has not.
+func (h *hosts) leftovers(nodes []kube.Node, p *apply.Plan) []apply.ManifestChange {
+	var out []apply.ManifestChange
+	for _, n := range nodes {
+		if h.tree.Node(n.Name) == nil {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("the cluster has the node %s, and cluster.yaml has not: drain it, kubectl delete node %[1]s, and reset its host while cluster.yaml still has it", n.Name))
+		}
+		if n.CordonedBy != "" {
+			out = append(out, apply.ManifestChange{Do: apply.Modify, Kind: "Node", Name: n.Name, What: []string{"uncordon: an interrupted apply has left it cordoned"}})
+		}
+	}
+	return out
+}
+
+// giveBack uncordons what earlier runs have left.
+func (a *apiClient) giveBack(ctx context.Context) error {
+	nodes, err := a.client.Nodes(ctx)
+	for _, n := range nodes {
+		if n.CordonedBy != "" && err == nil {
+			err = a.Uncordon(ctx, n.Name)
+		}
+	}
+	return err
 }
 
 func (a *apiClient) NodeReady(ctx context.Context, node string) (bool, string, error) {

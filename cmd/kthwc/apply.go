@@ -98,15 +98,18 @@ func (h *hosts) plan(ctx context.Context, f *planFlags) (*apply.Plan, map[string
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := h.MakePlan(found, apply.Scope{Nodes: h.nodes, MaxUnavailable: f.maxUnavailable, Deep: f.deep})
+	p, err := h.MakePlan(found, h.scope(f))
 	if err != nil {
 		return nil, nil, &exitError{exitFailure, err.Error(), "kthwc artifacts lock -f " + h.s.file}
 	}
 	if p.Changes() {
 		h.explain(found)
 	}
+	for _, g := range h.s.pending(h.built).groups {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("%s: %d %s: %s: kthwc pki renew", plurals[g.kind], len(g.names), becomes[g.do], names.Ranges(g.names)))
+	}
 	if h.nodes == nil {
-		if p.Manifests, err = h.planned(ctx); err != nil {
+		if p.Manifests, err = h.planned(ctx, p); err != nil {
 			p.Manifests = nil
 			for _, m := range h.manifests() {
 				p.Manifests = append(p.Manifests, apply.ManifestChange{Manifest: m.Name})
@@ -117,6 +120,10 @@ func (h *hosts) plan(ctx context.Context, f *planFlags) (*apply.Plan, map[string
 		}
 	}
 	return p, found, ctx.Err()
+}
+
+func (h *hosts) scope(f *planFlags) apply.Scope {
+	return apply.Scope{Nodes: h.nodes, MaxUnavailable: f.maxUnavailable, Deep: f.deep}
 }
 
 // firstOf is the first line of an error: enough for a warning.
@@ -163,21 +170,29 @@ func (h *hosts) apply(ctx context.Context, f *planFlags, saved []string, approve
 		fmt.Fprintf(h.s.err, "nothing to do: %d hosts are as they shall be\n", len(p.Hosts))
 		return nil
 	}
+	if err := h.agreed(p, f.partial, approve); err != nil || !p.Changes() {
+		return err
+	}
+	return h.carryOut(ctx, f, p, gate, func(now *apply.Plan) error {
+		if len(saved) == 1 {
+			return fmt.Errorf("what was interrupted is undone, and that is all: %w", apply.ErrStale)
+		}
+		return h.agreed(now, f.partial, approve)
+	})
+}
+
+// agreed shows a plan and asks whether it shall be carried out.
+func (h *hosts) agreed(p *apply.Plan, partial, approve bool) error {
 	if err := h.printPlan(p, "text"); err != nil {
 		return err
 	}
-	if err := planEnd(p, false, f.partial); err != nil {
+	if err := planEnd(p, false, partial); err != nil {
 		return err
 	}
-	if !p.Changes() {
+	if !p.Changes() || approve {
 		return nil
 	}
-	if !approve {
-		if err := h.s.confirm("Only 'yes' continues", "yes"); err != nil {
-			return err
-		}
-	}
-	return h.carryOut(ctx, f, p, gate)
+	return h.s.confirm("Only 'yes' continues", "yes")
 }
 
 // same says whether a saved plan is what would be done now.
@@ -218,7 +233,9 @@ func (s *session) confirm(question, word string) error {
 }
 
 // carryOut holds the hosts, makes sure that they are as planned, and works.
-func (h *hosts) carryOut(ctx context.Context, f *planFlags, p *apply.Plan, gate time.Duration) error {
+// What an earlier apply left is undone first; again judges the plan that is made
+// then.
+func (h *hosts) carryOut(ctx context.Context, f *planFlags, p *apply.Plan, gate time.Duration, again func(*apply.Plan) error) error {
 	holds, err := h.Hold(ctx, slices.Sorted(maps.Keys(h.Conns)), h.s.owner("apply"))
 	if err != nil {
 		return heldError(err)
@@ -234,6 +251,7 @@ func (h *hosts) carryOut(ctx context.Context, f *planFlags, p *apply.Plan, gate 
 	view := h.s.newProgress(p)
 	run := &apply.Run{
 		Wanted: h.Wanted, Plan: p, Hosts: h.Conns, Redial: h.redial, Open: h.open, Progress: view.event, Parallel: f.parallel, Gate: gate,
+		Scope: h.scope(f), Replanned: again,
 		Cluster: func(ctx context.Context, conns map[string]apply.Conn) (apply.Kubernetes, error) {
 			a, err := h.api(ctx, conns)
 			if err != nil {

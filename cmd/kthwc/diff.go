@@ -19,15 +19,33 @@ import (
 
 func newDiff(s *session) *cobra.Command {
 	var format string
-	var exitCode, expand bool
+	var exitCode, expand, live bool
+	var f *hostFlags
 	cmd := &cobra.Command{
-		Use:     "diff DIR1 DIR2",
-		Short:   "Compare two rendered directories: what changes on which nodes, and why",
-		Example: "  kthwc diff rendered.before rendered",
-		Args:    cobra.ExactArgs(2),
+		Use:     "diff DIR1 DIR2 | diff --live",
+		Short:   "Compare two rendered directories, or the hosts with what they shall be: what changes on which nodes, and why",
+		Example: "  kthwc diff rendered.before rendered\n  kthwc diff --live --on worker-1",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if live {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(2)(cmd, args)
+		},
 
 		ValidArgsFunction: directories,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if live {
+				h, err := s.connect(cmd.Context(), f)
+				if err != nil {
+					return err
+				}
+				defer h.close()
+				count, err := h.diffLive(cmd.Context(), format, expand)
+				if err == nil && exitCode && count > 0 {
+					err = &exitError{code: exitPending}
+				}
+				return err
+			}
 			var sides [2]diff.Side
 			for i, dir := range args {
 				var err error
@@ -49,6 +67,8 @@ func newDiff(s *session) *cobra.Command {
 			return nil
 		},
 	}
+	f = s.addHostFlags(cmd)
+	cmd.Flags().BoolVar(&live, "live", false, "compare what is on the hosts with what they shall be")
 	addChoice(cmd, cmd.Flags(), &format, "format", "how differences are printed", "text", "json")
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit 2 if anything differs")
 	cmd.Flags().BoolVar(&expand, "expand", false, "show the whole text of files that come or go")

@@ -64,11 +64,17 @@ func (b *batch) margin(ctx context.Context) error {
 	return nil
 }
 
+// others asks the other hosts that have a unit. Of etcd every member must answer,
+// these included; of other units, those that are connected, and at least one.
 func (b *batch) others(ctx context.Context, s Step) error {
-	return b.each(ctx, b.running(s.Unit), func(ctx context.Context, node string) error {
-		if s.Unit != etcdUnit && slices.Contains(s.Nodes, node) {
-			return nil
-		}
+	ask := b.running(s.Unit)
+	if s.Unit != etcdUnit {
+		ask = slices.DeleteFunc(ask, func(node string) bool { return slices.Contains(s.Nodes, node) || b.Hosts[node] == nil })
+	}
+	if len(ask) == 0 {
+		return fmt.Errorf("%s: no other is connected", s.Before)
+	}
+	return b.each(ctx, ask, func(ctx context.Context, node string) error {
 		g, err := b.gate(node, s.Unit)
 		if err != nil {
 			return err
@@ -169,7 +175,9 @@ func (b *batch) unit(ctx context.Context, node string, s *Step) error {
 	if err != nil {
 		return err
 	}
-	g.before, g.first = before, s.First
+	if g.first = s.First; s.Do == Restart { // one that was coming up already is not begun again
+		g.before = before
+	}
 	if err := g.pass(ctx, b.Run.Gate); err != nil {
 		return err
 	}
@@ -205,8 +213,27 @@ func (b *batch) confirm(ctx context.Context) error {
 		defer fresh.Close()
 		tx := b.transaction(node)
 		tx.Conn = fresh
-		return end(b.named(node, tx.Commit(ctx)))
+		if err := tx.Commit(ctx); err != nil {
+			return end(b.named(node, err))
+		}
+		return end(b.named(node, b.sweep(ctx, node, fresh)))
 	})
+}
+
+// sweep removes the programs of generations that nobody goes back to.
+func (b *batch) sweep(ctx context.Context, node string, c Conn) error {
+	if b.Root != "" {
+		return nil
+	}
+	d, err := desiredOf(b.Tree, b.Tree.Node(node), b.Lock)
+	if err != nil {
+		return err
+	}
+	args := []string{"sweep"}
+	for _, blob := range slices.Concat(d.programs, d.images) {
+		args = append(args, blob.Path)
+	}
+	return command(ctx, c, "remove programs that are used no more", args...)
 }
 
 // ready waits until the cluster says that nodes whose kubelet was touched are Ready.

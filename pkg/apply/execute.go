@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ type Run struct {
 	Open     func(digest string) (io.ReadCloser, error)                           // what kthwc.lock names
 	Cluster  func(ctx context.Context, conns map[string]Conn) (Kubernetes, error) // nil: no API is asked
 	Progress func(Event)
+	Scope    Scope         // what the plan was made with
 	Owner    string        // who this is, for others to read
 	Root     string        // the directory that is taken for / on the hosts; "" on real ones
 	Parallel int           // hosts that are worked on at once, where nothing speaks against it
@@ -40,6 +42,10 @@ type Run struct {
 	Guard    time.Duration // how much longer than that a host waits for us before it undoes everything by itself; 0: a minute
 	epoch    int
 	states   map[string]*State
+
+	// Replanned gets the plan that is made after what an earlier run left was
+	// undone; an error ends the run. nil: it is carried out.
+	Replanned func(*Plan) error
 }
 
 // Event is something that a run does.
@@ -101,7 +107,10 @@ func (r *Run) Execute(ctx context.Context, epoch int, states map[string]*State) 
 		r.Guard = guardTime
 	}
 	out := &Outcome{Transaction: epoch, Stuck: map[string]string{}}
-	err := r.prepare(ctx)
+	err := r.recover(ctx)
+	if err == nil {
+		err = r.prepare(ctx)
+	}
 	for i := range r.Plan.Rollout {
 		if err == nil && i == r.Plan.ManifestsAfter {
 			err = r.manifests(ctx, out)
@@ -122,17 +131,87 @@ func (r *Run) Execute(ctx context.Context, epoch int, states map[string]*State) 
 	return out, err
 }
 
-// prepare does what harms nothing, everywhere at once: it undoes what an earlier
-// run left, and brings programs, packages and users.
+// recover undoes what an earlier run left. What those hosts are is seen only then,
+// so that the plan is made anew: files that were in their places already are not
+// any more.
+func (r *Run) recover(ctx context.Context) error {
+	var nodes []string
+	for _, h := range r.Plan.Hosts {
+		if h.Interrupted != "" {
+			nodes = append(nodes, h.Node)
+		}
+	}
+	if len(nodes) == 0 {
+		return nil
+	}
+	err := r.each(ctx, nodes, func(ctx context.Context, node string) error {
+		if err := r.doing(node, "recover")(r.transaction(node).Recover(ctx)); err != nil {
+			return fmt.Errorf("%s: undo what was interrupted: %w", node, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.again(ctx, nodes)
+}
+
+// again observes and plans anew, when units that were started again have come to
+// rest on some hosts. Whatever stands in the way now ends the run.
+func (r *Run) again(ctx context.Context, nodes []string) error {
+	f := &Fleet{Wanted: r.Wanted, Conns: r.Hosts, Root: r.Root, Parallel: r.Parallel}
+	found, err := f.Observe(ctx, r.Scope.Deep)
+	for start := time.Now(); err == nil && restless(found, nodes) && time.Since(start) < r.Gate; {
+		time.Sleep(2 * pollEvery)
+		found, err = f.Observe(ctx, r.Scope.Deep)
+	}
+	if err != nil {
+		return err
+	}
+	p, err := r.MakePlan(found, r.Scope)
+	if err != nil {
+		return err
+	}
+	for _, h := range p.Hosts {
+		if h.Unknown != "" && r.Plan.Host(h.Node).Unknown == "" {
+			return fmt.Errorf("%s: %s", h.Node, h.Unknown)
+		}
+	}
+	if stops := p.Ready(true); len(stops) > 0 {
+		return errors.New(strings.Join(stops, "; "))
+	}
+	p.Manifests = r.Plan.Manifests
+	if r.Replanned != nil {
+		if err := r.Replanned(p); err != nil {
+			return err
+		}
+	}
+	r.Plan, r.states = p, States(found)
+	return nil
+}
+
+// restless says whether units of some hosts are on their way up or down.
+func restless(found map[string]Host, nodes []string) bool {
+	for _, node := range nodes {
+		s := found[node].State
+		if s == nil {
+			continue
+		}
+		for _, u := range s.Units {
+			if u.moving() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// prepare does what harms nothing, everywhere at once: it brings programs,
+// packages and users.
 func (r *Run) prepare(ctx context.Context) error {
 	return r.each(ctx, r.Plan.Pending(), func(ctx context.Context, node string) error {
 		h, c := r.Plan.Host(node), r.Hosts[node]
 		tx := r.transaction(node)
-		if h.Interrupted != "" {
-			if err := r.doing(node, "recover")(tx.Recover(ctx)); err != nil {
-				return fmt.Errorf("%s: undo what was interrupted: %w", node, err)
-			}
-		}
 		if err := r.packages(ctx, h, c); err != nil {
 			return fmt.Errorf("%s: %w", node, err)
 		}
@@ -184,9 +263,6 @@ func (r *Run) blobs(ctx context.Context, h *HostPlan, tx *Transaction) error {
 	}
 	end := r.doing(h.Node, "programs")
 	for _, b := range all {
-		if r.states[h.Node].Blobs[b.Path] == b.Size {
-			continue
-		}
 		r.event(h.Node, "programs", Wait, fmt.Sprintf("%s, %d of %d MiB", b.Name, sent>>20, total>>20), 0)
 		if err := r.blob(ctx, tx, b); err != nil {
 			return end(fmt.Errorf("%s: %w", b.Name, err))

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,6 +81,12 @@ type UnitState struct {
 	Load, Active, Sub, File string
 	NeedsReload             bool
 	Started                 int64 // microseconds of the host's monotonic clock; 0: not running
+}
+
+// moving says whether a unit is on its way up or down. One that waits to be
+// started again after it has failed is not.
+func (u UnitState) moving() bool {
+	return slices.Contains([]string{"activating", "deactivating", "reloading"}, u.Active) && u.Sub != "auto-restart"
 }
 
 // ErrIncomplete says that a host did not answer in full: everything about it is

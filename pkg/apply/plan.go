@@ -436,7 +436,11 @@ func (c *comparison) rest() {
 		}
 	}
 	for _, b := range c.node.programs {
-		if c.state.Blobs[b.Path] != b.Size {
+		is, hashed := c.state.Entries[b.Path]
+		switch {
+		case hashed && is.Digest != b.Digest:
+			c.damaged(b)
+		case c.state.Blobs[b.Path] != b.Size:
 			c.out.Programs = append(c.out.Programs, b)
 		}
 	}
@@ -448,6 +452,19 @@ func (c *comparison) rest() {
 	c.others()
 	for _, u := range c.node.Units {
 		c.unit(u)
+	}
+}
+
+// damaged is a program whose bytes are others than those that were installed.
+func (c *comparison) damaged(b Blob) {
+	c.out.Programs = append(c.out.Programs, b)
+	c.out.Drift = append(c.out.Drift, Change{Do: Modify, Path: b.Path, Kind: tree.Regular, What: []string{"content"}})
+	for _, link := range c.node.links {
+		if link.Target == b.Path {
+			for _, unit := range link.Readers {
+				c.changed[unit] = append(c.changed[unit], b.Path)
+			}
+		}
 	}
 }
 
@@ -468,7 +485,7 @@ func (c *comparison) unit(u tree.Unit) {
 	because := c.changed[u.Name]
 	c.unitDrift(u, is)
 	switch {
-	case u.Started && is.Active != "active":
+	case u.Started && is.Active != "active" && (len(because) == 0 || !is.moving()):
 		c.out.Units = append(c.out.Units, UnitAction{u.Name, Start, because})
 	case len(because) > 0 && u.Started:
 		c.out.Units = append(c.out.Units, UnitAction{u.Name, Restart, because})

@@ -6,6 +6,8 @@
 #   user NAME HOME  a system user that nobody logs in as, unless there is one
 #   packages NAME…  packages of the system, from wherever the host gets them
 #   image PATH      give an archive to the container runtime
+#   sweep PATH…     remove programs and archives of images that are neither among
+#                   these nor led to by a link of this generation or the one before
 set -u
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 DEBIAN_FRONTEND=noninteractive
@@ -19,6 +21,15 @@ user) getent passwd "$1" >/dev/null || useradd --system --user-group --no-create
 packages)
 	apt-get install -y -q --no-install-recommends -- "$@" >&2 && exit 0
 	apt-get update -q >&2 && apt-get install -y -q --no-install-recommends -- "$@" >&2
+	;;
+sweep)
+	base=/var/lib/kthwc
+	[ -d /opt/kthwc ] || exit 0
+	printf '%s\n' "$@" >"$base/.kept"
+	cat "$base"/gen/*/record "$base"/gen/*/saved/confirmed "$base/confirmed" 2>/dev/null | grep -o '"/opt/kthwc/[^"]*"' | tr -d '"' >>"$base/.kept"
+	find /opt/kthwc -type f ! -name '.kthwc-*' | grep -vxF -f "$base/.kept" | tr '\n' '\0' | xargs -r -0 rm -f --
+	find /opt/kthwc -mindepth 1 -type d -empty -delete
+	rm -f -- "$base/.kept"
 	;;
 image) ctr -n k8s.io images import --no-unpack=false -- "$1" ;;
 esac
