@@ -40,6 +40,7 @@ var chapters = []chapter{
 	{"rebooted", rebooted},
 	{"cutOff", cutOff},
 	{"worker", worker},
+	{"faults", faults},
 }
 
 // The hardened example, through every chapter in one lab.
