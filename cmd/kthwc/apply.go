@@ -132,10 +132,16 @@ func firstOf(err error) string {
 	return line
 }
 
+// applyFlags are those of apply.
+type applyFlags struct {
+	*planFlags
+	approve bool
+	gate    time.Duration
+	format  string
+}
+
 func newApply(s *session) *cobra.Command {
-	var f *planFlags
-	var approve bool
-	var gate time.Duration
+	f := &applyFlags{}
 	cmd := &cobra.Command{
 		Use:     "apply [PLAN]",
 		Short:   "Bring the hosts to what they shall be, safely: in order, gated, journaled, undone on failure",
@@ -147,17 +153,18 @@ func newApply(s *session) *cobra.Command {
 				return err
 			}
 			defer h.close()
-			return h.apply(cmd.Context(), f, args, approve, gate)
+			return h.apply(cmd.Context(), f, args)
 		},
 	}
-	f = s.addPlanFlags(cmd)
-	cmd.Flags().BoolVar(&approve, "auto-approve", false, "do not ask")
-	cmd.Flags().DurationVar(&gate, "timeout", 90*time.Second, "how long a unit may take to do its work again")
+	f.planFlags = s.addPlanFlags(cmd)
+	cmd.Flags().BoolVar(&f.approve, "auto-approve", false, "do not ask")
+	cmd.Flags().DurationVar(&f.gate, "timeout", 90*time.Second, "how long a unit may take to do its work again")
+	addChoice(cmd, cmd.Flags(), &f.format, "format", "how what happens is printed: text, or JSON objects, one a line", "text", "json")
 	return cmd
 }
 
-func (h *hosts) apply(ctx context.Context, f *planFlags, saved []string, approve bool, gate time.Duration) error {
-	p, _, err := h.plan(ctx, f)
+func (h *hosts) apply(ctx context.Context, f *applyFlags, saved []string) error {
+	p, _, err := h.plan(ctx, f.planFlags)
 	if err != nil {
 		return err
 	}
@@ -170,26 +177,28 @@ func (h *hosts) apply(ctx context.Context, f *planFlags, saved []string, approve
 		fmt.Fprintf(h.s.err, "nothing to do: %d hosts are as they shall be\n", len(p.Hosts))
 		return nil
 	}
-	if err := h.agreed(p, f.partial, approve); err != nil || !p.Changes() {
+	if err := h.agreed(p, f); err != nil || !p.Changes() {
 		return err
 	}
-	return h.carryOut(ctx, f, p, gate, func(now *apply.Plan) error {
+	return h.carryOut(ctx, f, p, func(now *apply.Plan) error {
 		if len(saved) == 1 {
 			return fmt.Errorf("what was interrupted is undone, and that is all: %w", apply.ErrStale)
 		}
-		return h.agreed(now, f.partial, approve)
+		return h.agreed(now, f)
 	})
 }
 
 // agreed shows a plan and asks whether it shall be carried out.
-func (h *hosts) agreed(p *apply.Plan, partial, approve bool) error {
-	if err := h.printPlan(p, "text"); err != nil {
+func (h *hosts) agreed(p *apply.Plan, f *applyFlags) error {
+	if f.format == "text" {
+		if err := h.printPlan(p, "text"); err != nil {
+			return err
+		}
+	}
+	if err := planEnd(p, false, f.partial); err != nil {
 		return err
 	}
-	if err := planEnd(p, false, partial); err != nil {
-		return err
-	}
-	if !p.Changes() || approve {
+	if !p.Changes() || f.approve {
 		return nil
 	}
 	return h.s.confirm("Only 'yes' continues", "yes")
@@ -205,15 +214,7 @@ func same(file string, p *apply.Plan) error {
 	if err := json.Unmarshal(text, &was); err != nil || was.Kind != p.Kind {
 		return &exitError{exitInvalid, file + " is no plan", "kthwc plan -o " + file}
 	}
-	a, err := json.Marshal(was)
-	if err != nil {
-		return err
-	}
-	b, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	if string(a) != string(b) {
+	if !was.Equal(p) {
 		return &exitError{exitFailure, apply.ErrStale.Error(), "plan again, and read what has changed: kthwc plan -o " + file}
 	}
 	return nil
@@ -235,23 +236,25 @@ func (s *session) confirm(question, word string) error {
 // carryOut holds the hosts, makes sure that they are as planned, and works.
 // What an earlier apply left is undone first; again judges the plan that is made
 // then.
-func (h *hosts) carryOut(ctx context.Context, f *planFlags, p *apply.Plan, gate time.Duration, again func(*apply.Plan) error) error {
+func (h *hosts) carryOut(ctx context.Context, f *applyFlags, p *apply.Plan, again func(*apply.Plan) error) error {
 	holds, err := h.Hold(ctx, slices.Sorted(maps.Keys(h.Conns)), h.s.owner("apply"))
 	if err != nil {
 		return heldError(err)
 	}
 	defer holds.Release()
-	now, found, err := h.plan(ctx, f)
+	now, found, err := h.plan(ctx, f.planFlags)
 	if err != nil {
 		return err
 	}
 	if !p.SameAs(now) {
 		return &exitError{exitFailure, apply.ErrStale.Error(), "somebody was faster; look at kthwc plan again"}
 	}
-	view := h.s.newProgress(p)
+	events := h.s.watchApply(p, f.format)
+	log := h.s.newJournalist("apply", h.tree.Cluster, holds.Epoch, events.out)
 	run := &apply.Run{
-		Wanted: h.Wanted, Plan: p, Hosts: h.Conns, Redial: h.redial, Open: h.open, Progress: view.event, Parallel: f.parallel, Gate: gate,
-		Scope: h.scope(f), Replanned: again,
+		Wanted: h.Wanted, Plan: p, Hosts: h.Conns, Redial: h.redial, Open: h.open, Parallel: f.parallel, Gate: f.gate,
+		Progress: func(e apply.Event) { events.event(e); log.event(e) },
+		Scope:    h.scope(f.planFlags), Replanned: again,
 		Cluster: func(ctx context.Context, conns map[string]apply.Conn) (apply.Kubernetes, error) {
 			a, err := h.api(ctx, conns)
 			if err != nil {
@@ -261,8 +264,10 @@ func (h *hosts) carryOut(ctx context.Context, f *planFlags, p *apply.Plan, gate 
 		},
 	}
 	out, err := run.Execute(ctx, holds.Epoch, apply.States(found))
-	view.end()
-	return h.ended(ctx, out, err)
+	events.end()
+	err = h.ended(ctx, out, err)
+	log.end(out.Transaction, err)
+	return err
 }
 
 func heldError(err error) error {

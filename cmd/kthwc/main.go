@@ -147,6 +147,18 @@ func defaultFile(getenv func(string) string) string {
 	return "cluster.yaml"
 }
 
+// codeOf is the exit code of a run that failed, without printing anything.
+func codeOf(err error) int {
+	var exit *exitError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &exit):
+		return exit.code
+	}
+	return exitFailure
+}
+
 // report prints how a run failed, and gives its exit code.
 func (s *session) report(err error) int {
 	var exit *exitError

@@ -160,6 +160,20 @@ func (p *Plan) SameAs(o *Plan) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
+// Equal says whether a saved plan is what would be planned now: nothing that was
+// looked at has changed, whether it matters or not.
+func (p *Plan) Equal(o *Plan) bool {
+	if !p.SameAs(o) {
+		return false
+	}
+	for i := range p.Hosts {
+		if p.Hosts[i].Observed != o.Hosts[i].Observed {
+			return false
+		}
+	}
+	return true
+}
+
 // bare is a plan without what says nothing of what is done: who holds a host.
 func (p *Plan) bare() *Plan {
 	out := *p

@@ -54,6 +54,7 @@ type Facts struct {
 	Boot, Machine, Hostname, Arch, Kernel, Init string
 	OS, OSVersion                               string // ID and VERSION_ID of os-release(5)
 	Clock                                       time.Time
+	Skew                                        time.Duration // of that clock, before ours
 	UID                                         int
 	CgroupV2                                    bool
 	Resolvers                                   int   // name servers of resolv.conf(5)
@@ -100,23 +101,36 @@ func Observe(ctx context.Context, c Conn, q Query) (*State, error) {
 		return nil, err
 	}
 	mark := hex.EncodeToString(word)
-	var input bytes.Buffer
-	for i, part := range [][]string{q.Paths, q.Units, q.Packages, q.Contents, q.Blobs} {
-		if i > 0 {
-			input.WriteString(".\x00")
-		}
-		for _, text := range part {
-			if text == "." || strings.ContainsAny(text, "\n\x00") {
-				return nil, fmt.Errorf("%q cannot be looked at", text)
-			}
-			input.WriteString(text + "\x00")
-		}
+	input, err := q.input()
+	if err != nil {
+		return nil, err
 	}
-	r, err := c.Run(ctx, Command{Script: observeScript, Args: []string{mark, q.Root}, Stdin: &input})
+	r, err := c.Run(ctx, Command{Script: observeScript, Args: []string{mark, q.Root}, Stdin: strings.NewReader(input)})
 	if err != nil {
 		return nil, err
 	}
 	return parse(r, mark, q)
+}
+
+// input is the standard input of the script: parts of lines, all but the last
+// ended by a dot. Paths have the directory that is taken for / before them.
+func (q Query) input() (string, error) {
+	var out strings.Builder
+	for i, part := range []struct {
+		root  string
+		texts []string
+	}{{"", q.Units}, {"", q.Packages}, {q.Root, q.Contents}, {q.Root, q.Blobs}, {q.Root, q.Paths}} {
+		if i > 0 {
+			out.WriteString(".\n")
+		}
+		for _, text := range part.texts {
+			if text == "" || text == "." || strings.ContainsAny(text, "\n\x00") {
+				return "", fmt.Errorf("%q cannot be looked at", text)
+			}
+			out.WriteString(part.root + text + "\n")
+		}
+	}
+	return out.String(), nil
 }
 
 // parse reads what the script printed.
@@ -152,7 +166,7 @@ var sectionReaders = []struct {
 	name string
 	into func(*State, []byte, Query) error
 }{
-	{"facts", facts}, {"stat", entries}, {"errors", failures}, {"links", links}, {"digests", digests}, {"contents", contents},
+	{"facts", facts}, {"paths", entries}, {"errors", failures}, {"contents", contents},
 	{"blobs", blobs}, {"images", images}, {"journal", journal},
 	{"units", units}, {"packages", packages}, {"users", users}, {"ports", ports},
 }
@@ -183,12 +197,27 @@ var factReaders = map[string]func(*Facts, string){
 	"os.ID": func(f *Facts, v string) { f.OS = v }, "os.VERSION_ID": func(f *Facts, v string) { f.OSVersion = v },
 	"now":       func(f *Facts, v string) { f.Clock = time.Unix(number(v), 0).UTC() },
 	"user":      func(f *Facts, v string) { f.UID = int(number(v)) },
-	"cgroup":    func(f *Facts, v string) { f.CgroupV2 = v == "cgroup2fs" },
-	"resolvers": func(f *Facts, v string) { f.Resolvers = int(number(v)) },
-	"bytes":     func(f *Facts, v string) { f.FreeBytes = number(v) },
-	"inodes":    func(f *Facts, v string) { f.FreeInodes = number(v) },
-	"swap":      func(f *Facts, v string) { f.Swaps = append(f.Swaps, v) },
-	"tool":      func(f *Facts, v string) { f.Tools[v] = true },
+	"fs":       fileSystem,
+	"resolver": func(f *Facts, _ string) { f.Resolvers++ },
+	"swap":     func(f *Facts, v string) { f.Swaps = append(f.Swaps, v) },
+	"tool":     func(f *Facts, v string) { f.Tools[v] = true },
+}
+
+// fileSystem reads what stat says of one: its type, the blocks that are free and
+// their size, how many inodes it has and how many are free, and where it is.
+func fileSystem(f *Facts, text string) {
+	words := strings.SplitN(text, " ", 6)
+	if len(words) < 6 {
+		return
+	}
+	if words[5] == "/sys/fs/cgroup" {
+		f.CgroupV2 = words[0] == "cgroup2fs"
+		return
+	}
+	f.FreeBytes = number(words[1]) * number(words[2])
+	if number(words[3]) > 0 {
+		f.FreeInodes = number(words[4])
+	}
 }
 
 // goArch names a machine (uname -m) as cluster.yaml does.
@@ -208,34 +237,57 @@ func number(text string) int64 {
 	return n
 }
 
-var kinds = map[string]tree.Kind{"regular file": tree.Regular, "regular empty file": tree.Regular, "directory": tree.Dir, "symbolic link": tree.Symlink}
+// kinds are find's letters.
+var kinds = map[string]tree.Kind{"f": tree.Regular, "d": tree.Dir, "l": tree.Symlink}
 
+// entries reads seven texts for each path, and the digests between them.
 func entries(s *State, text []byte, q Query) error {
-	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00") {
-		if line == "" {
+	words := strings.Split(string(text), "\x00")
+	words = words[:len(words)-1] // after the last NUL there is nothing
+	for len(words) > 0 {
+		if len(words[0]) > 1 {
+			if err := s.hashed(words[0], q); err != nil {
+				return err
+			}
+			words = words[1:]
 			continue
 		}
-		f := strings.SplitN(line, "\t", 6)
-		if len(f) != 6 || !strings.HasPrefix(f[5], q.Root) {
-			return fmt.Errorf("%q is no answer of stat", line)
+		if len(words) < 7 || !strings.HasPrefix(words[6], q.Root) {
+			return fmt.Errorf("%q is no answer of find", words[0])
 		}
-		mode, err := strconv.ParseUint(f[1], 8, 32)
+		mode, err := strconv.ParseUint(words[1], 8, 32)
 		if err != nil {
-			return fmt.Errorf("%q is no mode", f[1])
+			return fmt.Errorf("%q is no mode", words[1])
 		}
-		s.Entries[strings.TrimPrefix(f[5], q.Root)] = Observed{Kind: kinds[f[0]], Mode: uint32(mode), Owner: f[2], Group: f[3], Size: number(f[4])}
+		s.Entries[strings.TrimPrefix(words[6], q.Root)] = Observed{Kind: kinds[words[0]], Mode: uint32(mode), Owner: words[2], Group: words[3], Size: number(words[4]), Target: words[5]}
+		words = words[7:]
 	}
 	return nil
 }
 
-// failures are what stat could not look at. That there is nothing is an answer.
+// hashed reads what sha256sum says of a path.
+func (s *State) hashed(said string, q Query) error {
+	digest, path, ok := strings.Cut(said, "  "+q.Root)
+	e, there := s.Entries[path]
+	if !ok || len(digest) != 64 || !there {
+		return fmt.Errorf("sha256sum says %q", said)
+	}
+	e.Digest = digest
+	s.Entries[path] = e
+	return nil
+}
+
+// failures are what find could not look at. That there is nothing is an answer.
 func failures(s *State, text []byte, q Query) error {
 	for line := range strings.Lines(string(text)) {
-		path, why, ok := strings.Cut(strings.TrimSpace(line), "': ")
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "sha256sum: ") {
+			continue // a file without a digest is unknown
+		}
+		path, why, ok := strings.Cut(line, "': ")
 		_, path, quoted := strings.Cut(path, "'"+q.Root)
 		switch {
 		case !ok || !quoted:
-			return fmt.Errorf("stat says %q", strings.TrimSpace(line))
+			return fmt.Errorf("find says %q", line)
 		case why != "No such file or directory" && why != "Not a directory":
 			s.Unknown[path] = why
 		}
@@ -243,52 +295,23 @@ func failures(s *State, text []byte, q Query) error {
 	return nil
 }
 
-func links(s *State, text []byte, _ Query) error {
-	return encoded(text, func(path, target string) {
-		e := s.Entries[path]
-		e.Target = target
-		s.Entries[path] = e
-	})
-}
-
 // maxContent is the longest file that others write too; longer ones are unknown.
 const maxContent = 1 << 20
 
-func contents(s *State, text []byte, _ Query) error {
-	return encoded(text, func(path, content string) {
-		if len(content) > maxContent {
-			s.Unknown[path] = "it is too long"
-			return
-		}
-		s.Contents[path] = content
-	})
-}
-
-// encoded reads lines of a path, a tab, and base64.
-func encoded(text []byte, f func(path, value string)) error {
+// contents reads lines of a path, a tab, and base64.
+func contents(s *State, text []byte, q Query) error {
 	for line := range strings.Lines(string(text)) {
 		path, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		path = strings.TrimPrefix(path, q.Root)
 		plain, err := base64.StdEncoding.DecodeString(value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		f(path, string(plain))
-	}
-	return nil
-}
-
-func digests(s *State, text []byte, q Query) error {
-	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00") {
-		if line == "" {
+		if len(plain) > maxContent {
+			s.Unknown[path] = "it is too long"
 			continue
 		}
-		digest, path, ok := strings.Cut(line, "  "+q.Root)
-		if !ok || len(digest) != 64 {
-			return fmt.Errorf("sha256sum says %q", line)
-		}
-		e := s.Entries[path]
-		e.Digest = digest
-		s.Entries[path] = e
+		s.Contents[path] = string(plain)
 	}
 	return nil
 }
@@ -358,7 +381,8 @@ func packages(s *State, text []byte, _ Query) error {
 
 func users(s *State, text []byte, _ Query) error {
 	for line := range strings.Lines(string(text)) {
-		s.Users[strings.TrimSuffix(line, "\n")] = true
+		name, _, _ := strings.Cut(line, ":")
+		s.Users[name] = true
 	}
 	return nil
 }

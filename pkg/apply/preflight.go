@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/kthwc/kthwc/pkg/tree"
 )
@@ -34,6 +35,9 @@ var checks = []func(*desired, *State) string{
 		return want(s.Facts.FreeBytes > 512<<20, "only %d MiB are free below /var/lib", s.Facts.FreeBytes>>20)
 	},
 	func(_ *desired, s *State) string {
+		return want(s.Facts.Skew.Abs() <= mostSkew, "its clock is %s: set it (timedatectl), or certificates are not valid yet, or no more", away(s.Facts.Skew))
+	},
+	func(_ *desired, s *State) string {
 		for _, tool := range []string{"tar", "flock", "sync", "sha256sum", "systemctl", "systemd-run"} {
 			if !s.Facts.Tools[tool] {
 				return tool + " is missing: it is in coreutils, util-linux, tar or systemd"
@@ -41,6 +45,21 @@ var checks = []func(*desired, *State) string{
 		}
 		return ""
 	},
+}
+
+// Clocks that differ a little are warned of. By as much as certificates begin
+// before they are issued, clocks may differ and no certificate is refused.
+const (
+	someSkew = 30 * time.Second
+	mostSkew = 5 * time.Minute
+)
+
+// away says how far a clock is from ours.
+func away(skew time.Duration) string {
+	if skew < 0 {
+		return fmt.Sprintf("%v behind this machine's", -skew.Round(time.Second))
+	}
+	return fmt.Sprintf("%v before this machine's", skew.Round(time.Second))
 }
 
 func want(ok bool, format string, args ...any) string {

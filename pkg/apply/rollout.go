@@ -287,6 +287,11 @@ func (r *roller) warn() {
 		}
 	}
 	r.members(fresh, old)
+	for _, h := range r.p.Hosts {
+		if s := r.hosts[h.Node].State; s != nil && s.Facts.Skew.Abs() > someSkew {
+			r.p.Warnings = append(r.p.Warnings, fmt.Sprintf("the clock of %s is %s", h.Node, away(s.Facts.Skew)))
+		}
+	}
 }
 
 // members refuses to start a member without data beside one that was confirmed
