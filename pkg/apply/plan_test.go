@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -294,6 +295,7 @@ func TestPreflight(t *testing.T) {
 		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
 		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
+		"1h0m0s ahead": func(f *Facts) { f.Skew = time.Hour }, "6m0s behind": func(f *Facts) { f.Skew = -6 * time.Minute },
 	} {
 		hosts := applied(t, out)
 		disturb(&hosts["worker-0"].State.Facts)
@@ -302,6 +304,25 @@ func TestPreflight(t *testing.T) {
 		if len(problems) != 1 || !strings.Contains(problems[0], name) {
 			t.Errorf("%s: %q", name, problems)
 		}
+	}
+}
+
+// A clock is as wrong as it must be at least, whenever in the round trip it was read.
+func TestSkew(t *testing.T) {
+	began := time.Unix(1_000_000, 300_000_000)
+	ended := began.Add(2 * time.Second)
+	for clock, want := range map[int64]time.Duration{
+		1_000_000: 0, 1_000_002: 0, 1_000_010: 7700 * time.Millisecond, 999_990: -9300 * time.Millisecond,
+	} {
+		if got := skew(time.Unix(clock, 0), began, ended); got != want {
+			t.Errorf("at %d it is %v, not %v", clock, got, want)
+		}
+	}
+	out := rendered(t, asIs)
+	hosts := applied(t, out)
+	hosts["worker-0"].State.Facts.Skew = -time.Minute
+	if p := planned(t, out, hosts); len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "the clock of worker-0 is more than 30s behind") || len(p.Ready(false)) > 0 {
+		t.Errorf("%q, %q", p.Warnings, p.Ready(false))
 	}
 }
 

@@ -35,7 +35,7 @@ var checks = []func(*desired, *State) string{
 		return want(s.Facts.FreeBytes > 512<<20, "only %d MiB are free below /var/lib", s.Facts.FreeBytes>>20)
 	},
 	func(_ *desired, s *State) string {
-		return want(s.Facts.Skew.Abs() <= mostSkew, "its clock is %s: set it (timedatectl), or certificates are not valid yet, or no more", away(s.Facts.Skew))
+		return want(s.Facts.Skew.Abs() <= mostSkew, "its clock is %v %s: set it (timedatectl), or certificates are not valid yet, or no more", s.Facts.Skew.Abs().Round(time.Second), away(s.Facts.Skew))
 	},
 	func(_ *desired, s *State) string {
 		for _, tool := range []string{"tar", "flock", "sync", "sha256sum", "systemctl", "systemd-run"} {
@@ -54,12 +54,12 @@ const (
 	mostSkew = 5 * time.Minute
 )
 
-// away says how far a clock is from ours.
+// away says in which direction a clock is wrong.
 func away(skew time.Duration) string {
 	if skew < 0 {
-		return fmt.Sprintf("%v behind this machine's", -skew.Round(time.Second))
+		return "behind this machine's"
 	}
-	return fmt.Sprintf("%v before this machine's", skew.Round(time.Second))
+	return "ahead of this machine's"
 }
 
 func want(ok bool, format string, args ...any) string {

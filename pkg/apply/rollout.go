@@ -289,7 +289,7 @@ func (r *roller) warn() {
 	r.members(fresh, old)
 	for _, h := range r.p.Hosts {
 		if s := r.hosts[h.Node].State; s != nil && s.Facts.Skew.Abs() > someSkew {
-			r.p.Warnings = append(r.p.Warnings, fmt.Sprintf("the clock of %s is %s", h.Node, away(s.Facts.Skew)))
+			r.p.Warnings = append(r.p.Warnings, fmt.Sprintf("the clock of %s is more than %v %s", h.Node, someSkew, away(s.Facts.Skew)))
 		}
 	}
 }
