@@ -54,7 +54,7 @@ type Facts struct {
 	Boot, Machine, Hostname, Arch, Kernel, Init string
 	OS, OSVersion                               string // ID and VERSION_ID of os-release(5)
 	Clock                                       time.Time
-	Skew                                        time.Duration // of that clock, before ours
+	Skew                                        time.Duration // how much that clock is ahead of ours
 	UID                                         int
 	CgroupV2                                    bool
 	Resolvers                                   int   // name servers of resolv.conf(5)
@@ -105,11 +105,16 @@ func Observe(ctx context.Context, c Conn, q Query) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	r, err := c.Run(ctx, Command{Script: observeScript, Args: []string{mark, q.Root}, Stdin: strings.NewReader(input)})
 	if err != nil {
 		return nil, err
 	}
-	return parse(r, mark, q)
+	s, err := parse(r, mark, q)
+	if err == nil {
+		s.Facts.Skew = skew(s.Facts.Clock, began, time.Now())
+	}
+	return s, err
 }
 
 // input is the standard input of the script: parts of lines, all but the last
@@ -131,6 +136,18 @@ func (q Query) input() (string, error) {
 		}
 	}
 	return out.String(), nil
+}
+
+// skew is how much a clock that was read between two moments is ahead of ours, at
+// least: it says whole seconds, and may have been read at any time between.
+func skew(clock, began, ended time.Time) time.Duration {
+	switch {
+	case clock.After(ended):
+		return clock.Sub(ended)
+	case clock.Add(time.Second).Before(began):
+		return clock.Add(time.Second).Sub(began)
+	}
+	return 0
 }
 
 // parse reads what the script printed.
