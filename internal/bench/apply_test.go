@@ -340,7 +340,9 @@ func BenchmarkLabFirst(b *testing.B) {
 	s := newSite(b)
 	s.bare(b)
 	staged := s.stage(b)
-	pack := func(node string) *exec.Cmd { return exec.Command("tar", "-c", "-C", filepath.Join(staged, node), "etc", "var") }
+	pack := func(node string) *exec.Cmd {
+		return exec.Command("tar", "-c", "-C", filepath.Join(staged, node), "etc", "var")
+	}
 	race(b,
 		runner{name: "apply", before: s.bare, run: s.first},
 		runner{name: "tar-ssh", before: s.bare, run: func(b *testing.B) { s.ssh(b, "tar -x -C /", pack) }})

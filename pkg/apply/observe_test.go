@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,6 +73,60 @@ func TestObserve(t *testing.T) {
 			t.Errorf("%q %v", s.Confirmed, s.Packages)
 		}
 	}
+}
+
+// More paths than one command line holds are looked at all the same, each with
+// its digest.
+func TestObserveManyPaths(t *testing.T) {
+	root := host(t)
+	q := Query{Root: root}
+	for i := range 2500 {
+		path := fmt.Sprintf("/etc/empty/%060d", i)
+		if err := os.WriteFile(root+path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		q.Paths = append(q.Paths, path)
+	}
+	s, err := Observe(context.Background(), local{"sh"}, q)
+	if err != nil || len(s.Unknown) > 0 {
+		t.Fatal(err, s)
+	}
+	nothing := sha256.Sum256(nil)
+	for _, path := range q.Paths {
+		if e := s.Entries[path]; e.Digest != hex.EncodeToString(nothing[:]) || e.Mode != 0o600 || e.Kind != tree.Regular {
+			t.Fatalf("%s: %+v", path, e)
+		}
+	}
+}
+
+// A file that was there and could not be read, because it went meanwhile, is
+// unknown: neither absent nor another one.
+func TestVanishedFileIsUnknown(t *testing.T) {
+	q := Query{Paths: []string{"/a", "/b"}}
+	s, err := parse(Result{Stdout: answer("f\x00600\x00root\x00root\x001\x00\x00/a\x00", "sha256sum: /a: No such file or directory\nfind: '/b': Permission denied\n")}, "m", q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range q.Paths {
+		if _, there := s.Entries[path]; there || s.Unknown[path] == "" {
+			t.Errorf("%s: %+v", path, s)
+		}
+	}
+	for _, bad := range []string{"f\x00600\x00root\x00", "f\x00rw\x00root\x00root\x001\x00\x00/a\x00", strings.Repeat("0", 64) + "  /never-named\x00"} {
+		if s, err := parse(Result{Stdout: answer(bad, "")}, "m", q); !errors.Is(err, ErrIncomplete) {
+			t.Errorf("%q: %+v, %v", bad, s, err)
+		}
+	}
+}
+
+// answer is a whole answer of a host, with what it says of paths, and of those
+// that it could not look at.
+func answer(paths, failed string) []byte {
+	out := "\nm facts\nboot=1\nnow=1\n\nm paths\n" + paths + "\nm errors\n" + failed
+	for _, empty := range []string{"contents", "blobs", "images", "journal", "units", "packages", "users", "ports", "confirmed", "end"} {
+		out += "\nm " + empty + "\n"
+	}
+	return []byte(out)
 }
 
 // An answer that was cut off, anywhere, says nothing: nothing is taken for absent.
