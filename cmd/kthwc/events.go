@@ -53,29 +53,16 @@ func (s *session) newJournalist(verb, cluster string, transaction int, out io.Wr
 	return j
 }
 
-// record is an event as JSON has it, one a line. Version 1 only gains fields.
-type record struct {
-	Version     int     `json:"v"`
-	Time        string  `json:"ts"`
-	Type        string  `json:"type"` // begin, wait, done, failed, undone, or summary
-	Node        string  `json:"node,omitempty"`
-	Step        string  `json:"step,omitempty"`
-	Detail      string  `json:"detail,omitempty"`
-	Seconds     float64 `json:"seconds,omitempty"`
-	Transaction int     `json:"transaction,omitempty"`
-	Exit        *int    `json:"exit,omitempty"` // of a summary
-}
-
 func (j *journalist) event(e apply.Event) {
-	j.write(record{Type: e.Doing, Node: e.Node, Step: e.Step, Detail: e.Detail, Seconds: e.Took.Seconds()})
+	j.write(apply.EventRecord{Type: e.Doing, Node: e.Node, Step: e.Step, Detail: e.Detail, Seconds: e.Took.Seconds()})
 }
 
-func (j *journalist) write(r record) {
+func (j *journalist) write(r apply.EventRecord) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r.Version, r.Time, r.Detail = 1, j.s.now().UTC().Format(time.RFC3339Nano), redacted(r.Detail)
 	if j.file != nil {
-		fmt.Fprintln(j.file, strings.TrimRight(fmt.Sprintf("%s %-7s %-14s %-30s %s", r.Time, r.Type, r.Node, r.Step, strings.ReplaceAll(r.Detail, "\n", "\n    ")), " "))
+		fmt.Fprintln(j.file, strings.TrimRight(fmt.Sprintf("%s %-7s %-14s %-30s %s", r.Time, r.Type, r.Node, r.Step, strings.ReplaceAll(r.Detail, "\n", "\n    ")), " ")+took(r.Seconds))
 	}
 	if j.out != nil {
 		e := json.NewEncoder(j.out)
@@ -90,7 +77,7 @@ func (j *journalist) end(transaction int, err error) {
 	if err != nil {
 		code, detail = codeOf(err), err.Error()
 	}
-	j.write(record{Type: "summary", Transaction: transaction, Exit: &code, Detail: detail})
+	j.write(apply.EventRecord{Type: "summary", Transaction: transaction, Exit: &code, Detail: detail})
 	if j.file == nil {
 		return
 	}
@@ -105,3 +92,10 @@ var secrets = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(----
 
 // redacted is text without what looks like material.
 func redacted(text string) string { return secrets.ReplaceAllString(text, "[redacted]") }
+
+func took(seconds float64) string {
+	if seconds == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%.1f s)", seconds)
+}

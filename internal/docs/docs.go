@@ -25,6 +25,8 @@ func pages() []page {
 	return append(artefactPages(),
 		page{"certificates.md", certificates},
 		page{"coverage.md", coverage},
+		page{"plan.schema.json", planSchema},
+		page{"event.schema.json", eventSchema},
 		page{"errors.md", func(fs.FS) (string, error) { return errorCodes(), nil }},
 	)
 }
