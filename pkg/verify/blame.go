@@ -45,8 +45,8 @@ func unitLayer(unit string) Layer {
 // notRunning blames a component that does not answer because it does not listen.
 func notRunning(node, name string, port int) blame {
 	c := components[name]
-	return blame{c.layer, fmt.Sprintf("nothing listens on port %d of %s: %s does not run there", port, node, c.unit),
-		fmt.Sprintf("on %s: systemctl status %s; journalctl -u %s -n 50", node, c.unit, c.unit)}
+	return broken(c.layer, fmt.Sprintf("nothing listens on port %d of %s: %s does not run there", port, node, c.unit),
+		fmt.Sprintf("on %s: systemctl status %s; journalctl -u %s -n 50", node, c.unit, c.unit))
 }
 
 // unreached says why a connection did not come about.
@@ -56,18 +56,18 @@ func (r *run) unreached(d compile.Dial, err error) blame {
 	var dns *net.DNSError
 	switch {
 	case errors.Is(err, errNotIssued):
-		return blame{LayerTLS, "the store has not what this connection needs: " + err.Error(), "kthwc pki issue, then kthwc apply"}
+		return broken(LayerTLS, "the store has not what this connection needs: "+err.Error(), "kthwc pki issue, then kthwc apply")
 	case errors.As(err, &dns):
-		return blame{LayerDNS, fmt.Sprintf("%s has no address here", d.Host.V), "add it to DNS or /etc/hosts"}
+		return broken(LayerDNS, fmt.Sprintf("%s has no address here", d.Host.V), "add it to DNS or /etc/hosts")
 	case target != "" && state == nil:
-		return blame{LayerHost, target + " does not answer at all", "is it powered on, and does it have its address?"}
+		return broken(LayerHost, target+" does not answer at all", "is it powered on, and does it have its address?")
 	case target != "" && !state.Ports[d.Port.V]:
 		return notRunning(target, name, d.Port.V)
 	case target == "":
-		return blame{LayerTCP, "the balancer has no API server that passes its health check, or does not run", "look at the balancer's view of its backends, and at the port 80 of each controller"}
+		return broken(LayerTCP, "the balancer has no API server that passes its health check, or does not run", "look at the balancer's view of its backends, and at the port 80 of each controller")
 	}
-	return blame{LayerTCP, fmt.Sprintf("%s listens on port %d, and what %s sends does not arrive: a firewall or a route is in the way", target, d.Port.V, orOperator(d.Node)),
-		fmt.Sprintf("on %s: nft list ruleset; iptables-save. In a cloud: the firewall's rules for port %d", target, d.Port.V)}
+	return broken(LayerTCP, fmt.Sprintf("%s listens on port %d, and what %s sends does not arrive: a firewall or a route is in the way", target, d.Port.V, orOperator(d.Node)),
+		fmt.Sprintf("on %s: nft list ruleset; iptables-save. In a cloud: the firewall's rules for port %d", target, d.Port.V))
 }
 
 // target is the node that answers a dial, and its component: of a proxy on the
@@ -96,13 +96,13 @@ var handshakes = []struct {
 	applies func(error) bool
 	blame   blame
 }{
-	{isA[x509.HostnameError], blame{LayerTLS, "the certificate is for other names: it is not the one that was issued for this server, or the server has another address", "kthwc diff --live shows the file; kthwc apply brings the right one"}},
-	{isA[x509.UnknownAuthorityError], blame{LayerTLS, "the certificate is of another authority: a foreign certificate, or one from before the authority was replaced", "compare the issuer with `kthwc pki inspect`; kthwc apply brings the right certificate"}},
-	{isA[x509.CertificateInvalidError], blame{LayerTLS, "the certificate is expired, or not for servers", "kthwc pki renew, then kthwc apply; check the clock too"}},
-	{says("remote error: tls"), blame{LayerAuthn, "the server refuses the client's certificate: it trusts another authority", "compare the server's client CA file with the store: kthwc plan"}},
-	{says("first record does not look like a TLS handshake"), blame{LayerTLS, "the server speaks without TLS", "something else listens on this port: ss -ltnp"}},
-	{isTimeout, blame{LayerTCP, "the connection is open and nothing comes back: packets are lost, or the server hangs", "try again; then look at the server's log, and at the MTU on the way"}},
-	{closedEarly, blame{LayerTCP, "the connection was closed before the server showed a certificate: a proxy on the way has no server behind it", "look at the proxy's or the balancer's view of its servers"}},
+	{isA[x509.HostnameError], broken(LayerTLS, "the certificate is for other names: it is not the one that was issued for this server, or the server has another address", "kthwc diff --live shows the file; kthwc apply brings the right one")},
+	{isA[x509.UnknownAuthorityError], broken(LayerTLS, "the certificate is of another authority: a foreign certificate, or one from before the authority was replaced", "compare the issuer with `kthwc pki inspect`; kthwc apply brings the right certificate")},
+	{isA[x509.CertificateInvalidError], broken(LayerTLS, "the certificate is expired, or not for servers", "kthwc pki renew, then kthwc apply; check the clock too")},
+	{says("remote error: tls"), broken(LayerAuthn, "the server refuses the client's certificate: it trusts another authority", "compare the server's client CA file with the store: kthwc plan")},
+	{says("first record does not look like a TLS handshake"), broken(LayerTLS, "the server speaks without TLS", "something else listens on this port: ss -ltnp")},
+	{isTimeout, broken(LayerTCP, "the connection is open and nothing comes back: packets are lost, or the server hangs", "try again; then look at the server's log, and at the MTU on the way")},
+	{closedEarly, broken(LayerTCP, "the connection was closed before the server showed a certificate: a proxy on the way has no server behind it", "look at the proxy's or the balancer's view of its servers")},
 }
 
 func isA[E error](err error) bool {
@@ -128,13 +128,13 @@ func handshaken(err error) blame {
 			return h.blame
 		}
 	}
-	return blame{LayerTLS, "the handshake failed", "openssl s_client shows what the server offers"}
+	return broken(LayerTLS, "the handshake failed", "openssl s_client shows what the server offers")
 }
 
 // refusals are what components' answers mean.
 var refusals = map[int]blame{
-	http.StatusUnauthorized: {LayerAuthn, "the server does not take the client's certificate for anybody: its client CA file is missing or another authority's", "compare the server's client CA file with the store: kthwc plan"},
-	http.StatusForbidden:    {LayerAuthz, "the client is known and may not do this: a role or its binding is missing", "kthwc apply brings the manifests of roles; kubectl auth can-i --list --as NAME"},
+	http.StatusUnauthorized: broken(LayerAuthn, "the server does not take the client's certificate for anybody: its client CA file is missing or another authority's", "compare the server's client CA file with the store: kthwc plan"),
+	http.StatusForbidden:    broken(LayerAuthz, "the client is known and may not do this: a role or its binding is missing", "kthwc apply brings the manifests of roles; kubectl auth can-i --list --as NAME"),
 }
 
 // refused says what an answer that is not the wanted one means. What is neither
@@ -144,7 +144,7 @@ func refused(a *answer, name string) blame {
 		return b
 	}
 	c := components[name]
-	return blame{c.layer, fmt.Sprintf("%s answers that it does not work", name), fmt.Sprintf("journalctl -u %s -n 50", c.unit)}
+	return broken(c.layer, fmt.Sprintf("%s answers that it does not work", name), fmt.Sprintf("journalctl -u %s -n 50", c.unit))
 }
 
 // short is the beginning of a text on one line, for a table.

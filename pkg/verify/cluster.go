@@ -31,21 +31,27 @@ var notReadyRows = []struct {
 	words string
 	blame blame
 }{
-	{"cni", blame{LayerCNI, "the runtime has no network for pods: the CNI configuration is missing or cannot be read", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50"}},
-	{"NetworkPluginNotReady", blame{LayerCNI, "the runtime has no network for pods", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50"}},
-	{"container runtime", blame{LayerKubelet, "the kubelet does not reach its container runtime", "journalctl -u containerd -n 50 there"}},
-	{"Kubelet stopped posting", blame{LayerKubelet, "the kubelet does not report any more: it is stopped, or does not reach the API server", "systemctl status kubelet there; journalctl -u kubelet -n 50"}},
-	{"not registered", blame{LayerKubelet, "the kubelet never reported: it does not run, or is not who it says", "journalctl -u kubelet -n 50 there"}},
+	{"cni", broken(LayerCNI, "the runtime has no network for pods: the CNI configuration is missing or cannot be read", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50")},
+	{"NetworkPluginNotReady", broken(LayerCNI, "the runtime has no network for pods", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50")},
+	{"container runtime", broken(LayerKubelet, "the kubelet does not reach its container runtime", "journalctl -u containerd -n 50 there")},
+	{"Kubelet stopped posting", broken(LayerKubelet, "the kubelet does not report any more: it is stopped, or does not reach the API server", "systemctl status kubelet there; journalctl -u kubelet -n 50")},
+	{"not registered", broken(LayerKubelet, "the kubelet never reported: it does not run, or is not who it says", "journalctl -u kubelet -n 50 there")},
 }
 
 func notReady(why string) blame {
+	found := blame{layer: LayerKubelet, cause: "the kubelet says that the node cannot run pods", help: "journalctl -u kubelet -n 50 there"}
 	for _, row := range notReadyRows {
 		if strings.Contains(why, row.words) {
-			return row.blame
+			found = row.blame
+			break
 		}
 	}
-	return blame{LayerKubelet, "the kubelet says that the node cannot run pods", "journalctl -u kubelet -n 50 there"}
+	found.after = toReport
+	return found
 }
+
+// toReport are the layers on which a kubelet's report reaches the API server.
+var toReport = []Layer{LayerHost, LayerDNS, LayerTCP, LayerTLS, LayerAuthn, LayerAuthz}
 
 // nodes asserts that exactly the workers of the model are nodes, ready, of
 // their versions, and at their addresses.

@@ -45,9 +45,12 @@ var kindLayers = map[kube.Kind]Layer{
 	kube.Forbidden: LayerAuthz, kube.ServerFault: LayerControl, kube.NotReady: LayerControl, kube.Busy: LayerControl,
 }
 
+// belowAPI are the layers that the API stands on, and its own.
+var belowAPI = []Layer{LayerHost, LayerDNS, LayerTCP, LayerTLS, LayerAuthn, LayerAuthz, LayerEtcd, LayerControl}
+
 // apiFault says why the API did not answer as it should.
 func apiFault(err error) blame {
-	return blame{layer: kindLayers[kube.KindOf(err)], cause: "the Kubernetes API did not do what was asked", help: "the checks of the layers below say where it is stuck; then journalctl -u kube-apiserver on the controllers"}
+	return blame{after: belowAPI, layer: kindLayers[kube.KindOf(err)], cause: "the Kubernetes API did not do what was asked", help: "the checks of the layers below say where it is stuck; then journalctl -u kube-apiserver on the controllers"}
 }
 
 // apiServers asserts of each API server that all its own checks pass, and that
@@ -79,7 +82,7 @@ func (p *probe) readyz(ctx context.Context, n *compile.Node, line *line) {
 			return
 		}
 		if failed := failedChecks(string(a.body)); len(failed) > 0 {
-			p.fail(n.Name.V, name, want, "failed: "+strings.Join(failed, ", "), blame{blamed(failed), "the API server says itself what it lacks", "on " + n.Name.V + ": journalctl -u kube-apiserver -n 50"})
+			p.fail(n.Name.V, name, want, "failed: "+strings.Join(failed, ", "), broken(blamed(failed), "the API server says itself what it lacks", "on "+n.Name.V+": journalctl -u kube-apiserver -n 50"))
 			continue
 		}
 		if a.status != http.StatusOK {
@@ -173,7 +176,7 @@ func (p *probe) healthOf(ctx context.Context, row healthRow, l compile.Listener)
 		got = fmt.Sprintf("%d: %s", a.status, short(string(a.body)))
 	}
 	c := components[row.component]
-	p.equal(l.Node, name, want, got, blame{c.layer, row.component + " says that it does not work", fmt.Sprintf("on %s: journalctl -u %s -n 50", l.Node, c.unit)})
+	p.equal(l.Node, name, want, got, broken(c.layer, row.component+" says that it does not work", fmt.Sprintf("on %s: journalctl -u %s -n 50", l.Node, c.unit)))
 }
 
 func (p *probe) askHealth(ctx context.Context, row healthRow, l compile.Listener) (*answer, error) {

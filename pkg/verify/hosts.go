@@ -60,7 +60,7 @@ func units(_ context.Context, p *probe) {
 				got = "there is no such unit"
 			}
 			help := fmt.Sprintf("on %s: systemctl enable --now %s; journalctl -u %s -n 50", n.Name, u.Name, u.Name)
-			p.equal(n.Name, u.Name, want, got, blame{unitLayer(u.Name), "the unit was stopped, or fails", help})
+			p.equal(n.Name, u.Name, want, got, broken(unitLayer(u.Name), "the unit was stopped, or fails", help))
 		}
 	})
 }
@@ -97,7 +97,7 @@ func (p *probe) fileResults(n *tree.Node, h apply.HostPlan) {
 			layer = p.fileLayer(n, f)
 		}
 		want, got := "as rendered", changed(c)
-		p.fail(n.Name, c.Path, want, got, blame{layer, "somebody changed it since the last apply, or cluster.yaml was changed and not applied", "kthwc plan shows the difference; kthwc apply brings it back"})
+		p.fail(n.Name, c.Path, want, got, broken(layer, "somebody changed it since the last apply, or cluster.yaml was changed and not applied", "kthwc plan shows the difference; kthwc apply brings it back"))
 	}
 	for _, u := range h.Users {
 		p.fail(n.Name, "user "+u, "exists", "does not exist", blame{help: "kthwc apply makes it"})
@@ -251,7 +251,7 @@ func routes(ctx context.Context, p *probe) {
 	p.seen(func(n *tree.Node, _ *apply.State) {
 		printed, err := p.lines(ctx, n.Name, routeScript)
 		if err != nil {
-			p.fail(n.Name, "routes to pods", "ip route answers", said(err), blame{LayerHost, "", ""})
+			p.fail(n.Name, "routes to pods", "ip route answers", said(err), broken(LayerHost, "", ""))
 			return
 		}
 		for _, other := range p.workers() {

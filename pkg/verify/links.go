@@ -81,11 +81,21 @@ func (l *link) called() string {
 	return name + " to " + to
 }
 
+// behindProxies are the layers where it may come from that a proxy or a balancer
+// does not connect: it has nobody to connect to.
+var behindProxies = []Layer{LayerHost, LayerEtcd, LayerControl}
+
 // note records how a stage went; false where the link ends there.
 func (l *link) note(stage Layer, want, got string, b *blame) bool {
-	x := Result{Layer: stage, Node: l.dial.Node, Name: l.called(), Status: OK, Expected: want, Actual: got, nodes: []string{l.dial.ToNode}}
+	x := Result{Layer: stage, Node: l.dial.Node, Name: l.called(), Status: OK, Expected: want, Actual: got}
+	if l.dial.ToNode != "" {
+		x.nodes = []string{l.dial.ToNode}
+	}
 	if b != nil {
-		x.Status, x.Cause, x.Help = Failed, b.cause, b.help
+		x.Status, x.Cause, x.Help, x.after = Failed, b.cause, b.help, b.after
+		if l.dial.Via != "" && x.after == nil {
+			x.after = behindProxies
+		}
 		if b.layer != "" {
 			x.Layer = b.layer
 		}

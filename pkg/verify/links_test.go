@@ -2,7 +2,6 @@ package verify
 
 import (
 	"crypto/tls"
-	"errors"
 	"net"
 	"os"
 	"strings"
@@ -51,15 +50,13 @@ var disturbances = []struct {
 	{"a name leads elsewhere", "lab-tutorial.yaml", func(w *world) { w.machines["controller-1"].names["worker-0"] = "10.240.0.99" },
 		LayerDNS, "controller-1: kube-apiserver to kubelet of worker-0", "another machine"},
 	{"nobody knows a name", "lab-server.yaml", func(w *world) { delete(w.machines["node-0"].names, "server.kubernetes.local") },
-		LayerDNS, "node-0: kubelet to kube-apiserver", "nobody knows the name"},
+		LayerDNS, "node-0: kube-proxy to kube-apiserver", "nobody knows the name"},
 	{"a firewall drops a port", "lab.yaml", func(w *world) { w.cut["10.240.0.21:10250"] = timedOut },
 		LayerTCP, "kubelet of worker-1", "a firewall or a route"},
 	{"a proxy has no servers", "lab.yaml", func(w *world) { w.servers["worker-1 127.0.0.1:7443"] = w.closing() },
-		LayerTCP, "worker-1: kubelet to kube-apiserver by kthwc-api-proxy", "no server behind it"},
-	{"a component does not run", "lab.yaml", func(w *world) {
-		w.cut["10.240.0.20:10250"] = errors.New("connection refused")
-		delete(w.run.states["worker-0"].Ports, 10250)
-	}, LayerKubelet, "kubelet of worker-0", "kubelet.service does not run"},
+		LayerTCP, "worker-1: kube-proxy to kube-apiserver by kthwc-api-proxy", "no server behind it"},
+	{"a component does not run", "lab.yaml", func(w *world) { w.refuse("worker-0", 10250) },
+		LayerKubelet, "kubelet of worker-0", "kubelet.service does not run"},
 	{"a machine is off", "lab.yaml", func(w *world) {
 		w.cut["10.240.0.12:2379"], w.cut["10.240.0.12:2380"], w.cut["10.240.0.12:6443"] = timedOut, timedOut, timedOut
 		delete(w.run.Conns, "controller-2")
@@ -89,6 +86,22 @@ var disturbances = []struct {
 		LayerAuthz, "kube-apiserver to kubelet of worker-0", "a role or its binding"},
 	{"a scheduler without rights", "lab.yaml", func(w *world) { w.denied[`"subresource":"binding"`] = true },
 		LayerAuthz, "kube-scheduler to kube-apiserver", "a role or its binding"},
+	{"no API server runs, and proxies close connections", "lab.yaml", func(w *world) {
+		for _, n := range w.run.controllers() {
+			w.refuse(n.Name.V, 6443)
+		}
+		closing := w.closing()
+		for at := range w.servers {
+			if strings.HasSuffix(at, ":7443") || strings.HasSuffix(at, " 10.240.0.100:6443") {
+				w.servers[at] = closing
+			}
+		}
+	}, LayerControl, "kube-apiserver", "kube-apiserver.service does not run"},
+	{"no etcd runs", "lab.yaml", func(w *world) {
+		for _, n := range w.run.controllers() {
+			w.refuse(n.Name.V, 2379, 2380)
+		}
+	}, LayerEtcd, "etcd", "etcd.service does not run"},
 	{"another cluster's data", "lab.yaml", func(w *world) { w.c.Etcd.ClusterID++ },
 		LayerEtcd, "etcd cluster ID", "from another cluster"},
 }
@@ -111,6 +124,17 @@ func TestEveryDisturbanceIsNamed(t *testing.T) {
 				t.Errorf("first broken is %s: %s (%s; %s); all:\n%s", first.Layer, first.title(), first.Cause, first.Help, failures(w.run.report))
 			}
 		})
+	}
+}
+
+// refuse takes what listens on ports of a node away.
+func (w *world) refuse(node string, ports ...int) {
+	for _, port := range ports {
+		delete(w.run.states[node].Ports, port)
+		for _, host := range []string{primary(w.run.node(node)), "127.0.0.1"} {
+			delete(w.servers, " "+address(host, port))
+			delete(w.servers, node+" "+address(host, port))
+		}
 	}
 }
 

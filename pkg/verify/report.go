@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -91,6 +92,7 @@ type Result struct {
 	after   []Layer  // where a failure may come from
 	nodes   []string // that it involves beside Node
 	follows bool     // the failure was filed under another one
+	order   int      // of the check that it is from
 }
 
 // Report is everything that a run found.
@@ -134,6 +136,9 @@ type root struct {
 
 // settle files failures under the layers that they come from, and sorts.
 func (r *Report) settle() {
+	slices.SortStableFunc(r.Results, func(a, b Result) int {
+		return cmp.Or(a.order-b.order, cmp.Compare(a.Node, b.Node), cmp.Compare(a.Name, b.Name))
+	})
 	var roots []root
 	for _, derived := range []bool{false, true} {
 		for i := range r.Results {
@@ -143,7 +148,13 @@ func (r *Report) settle() {
 			}
 		}
 	}
-	slices.SortStableFunc(r.Results, func(a, b Result) int { return rank(a.Layer) - rank(b.Layer) })
+	slices.SortStableFunc(r.Results, inOrder)
+}
+
+// inOrder sorts by layer, then as checks are made; what one check found at once
+// on several nodes is in the order of their names.
+func inOrder(a, b Result) int {
+	return cmp.Or(rank(a.Layer)-rank(b.Layer), a.order-b.order, cmp.Compare(a.Node, b.Node), cmp.Compare(a.Name, b.Name))
 }
 
 // inherit makes a failure one of the lowest layer that it may come from and

@@ -74,7 +74,7 @@ func (p *probe) podRuns(ctx context.Context, o kube.Object, name string) {
 		why := p.whyNot(ctx, o)
 		p.fail(node, name, want, why, podFault(why))
 	case !within(p.node(node).PodCIDRs, made.ip):
-		p.fail(node, name, want, "running, address "+made.ip, blame{LayerCNI, "the CNI configuration gives addresses of another range", "look at /etc/cni/net.d on " + node})
+		p.fail(node, name, want, "running, address "+made.ip, broken(LayerCNI, "the CNI configuration gives addresses of another range", "look at /etc/cni/net.d on "+node))
 	default:
 		p.ok(node, name, want)
 	}
@@ -148,13 +148,13 @@ var podRows = []struct {
 	words string
 	blame blame
 }{
-	{"cni", blame{LayerCNI, "the network plugin failed", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50"}},
-	{"network for sandbox", blame{LayerCNI, "the network plugin failed", "look at /etc/cni/net.d and /opt/cni/bin there"}},
-	{"pull", blame{LayerWorkload, "the image of the workloads is not on the node and cannot be pulled", "give its archive with --image-archive, or name another with --image"}},
-	{"sandbox", blame{LayerKubelet, "the runtime cannot make the pod", "journalctl -u containerd -n 50 there"}},
-	{"kubelet does nothing", blame{LayerKubelet, "the kubelet does not start the pod", "journalctl -u kubelet -n 50 there"}},
-	{"no pod was made", blame{LayerControl, "no controller manager works", "on the controllers: journalctl -u kube-controller-manager -n 50"}},
-	{"nodes are available", blame{LayerKubelet, "no node takes the pod", "kubectl describe nodes"}},
+	{"cni", broken(LayerCNI, "the network plugin failed", "look at /etc/cni/net.d and /opt/cni/bin there; journalctl -u containerd -n 50")},
+	{"network for sandbox", broken(LayerCNI, "the network plugin failed", "look at /etc/cni/net.d and /opt/cni/bin there")},
+	{"pull", broken(LayerWorkload, "the image of the workloads is not on the node and cannot be pulled", "give its archive with --image-archive, or name another with --image")},
+	{"sandbox", broken(LayerKubelet, "the runtime cannot make the pod", "journalctl -u containerd -n 50 there")},
+	{"kubelet does nothing", broken(LayerKubelet, "the kubelet does not start the pod", "journalctl -u kubelet -n 50 there")},
+	{"no pod was made", broken(LayerControl, "no controller manager works", "on the controllers: journalctl -u kube-controller-manager -n 50")},
+	{"nodes are available", broken(LayerKubelet, "no node takes the pod", "kubectl describe nodes")},
 }
 
 func podFault(why string) blame {

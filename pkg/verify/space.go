@@ -45,7 +45,7 @@ func (p *pod) reach() string { return "http://" + address(p.ip, serverPort) + "/
 // smoke makes the namespace, runs the checks that need it, and removes it
 // whatever happens. Cancelling does not keep it from being removed.
 func (r *run) smoke(ctx context.Context) {
-	p := &probe{run: r, check: check{name: "workloads", layer: LayerWorkload, after: foundations}, begun: r.Now()}
+	p := r.probe(check{name: "workloads", layer: LayerWorkload, after: foundations})
 	client, err := r.connect(nil)
 	if err != nil {
 		p.fail("", "workloads", "the API answers", said(err), apiFault(err))
@@ -63,7 +63,7 @@ func (r *run) smoke(ctx context.Context) {
 	for _, c := range smokeChecks {
 		if ctx.Err() == nil && (r.wanted(c) || c.name == "pods") {
 			r.tell(Event{Layer: c.layer, Check: c.name, Doing: Begin})
-			p := &probe{run: r, check: c, begun: r.Now()}
+			p := r.probe(c)
 			if c.pods && len(r.running()) == 0 {
 				p.skip("", c.name, "no pod runs that it could be tried with")
 				continue

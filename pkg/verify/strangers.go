@@ -72,7 +72,7 @@ func (p *probe) stranger(ctx context.Context, row strangerRow, n *compile.Node) 
 			got = answered(a.status)
 		}
 	}
-	p.equal(n.Name.V, name, want, got, blame{LayerAuthn, row.component + " serves clients without a certificate", "kthwc plan shows whether its configuration is the rendered one; extraArgs and configPatches may say so too"})
+	p.equal(n.Name.V, name, want, got, broken(LayerAuthn, row.component+" serves clients without a certificate", "kthwc plan shows whether its configuration is the rendered one; extraArgs and configPatches may say so too"))
 }
 
 // answered is a status in words.

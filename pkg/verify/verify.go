@@ -76,7 +76,7 @@ func Run(ctx context.Context, s *Subject, o Options, progress func(Event)) (*Rep
 	for _, c := range checks {
 		if r.wanted(c) && ctx.Err() == nil {
 			r.tell(Event{Layer: c.layer, Check: c.name, Doing: Begin})
-			c.run(ctx, &probe{run: r, check: c, begun: s.Now()})
+			c.run(ctx, r.probe(c))
 		}
 	}
 	if o.Smoke && r.smokes() {
@@ -94,6 +94,7 @@ type run struct {
 	progress func(Event)
 	hosts    map[string]apply.Host   // as they were found
 	states   map[string]*apply.State // of those that answered
+	begun    int                     // checks
 	space    *space                  // where workloads run
 	links    []*link                 // nil until they are tried
 
@@ -139,22 +140,38 @@ type probe struct {
 	*run
 	check
 	begun time.Time
+	order int
+}
+
+// probe begins a check.
+func (r *run) probe(c check) *probe {
+	r.begun++
+	return &probe{r, c, r.Now(), r.begun}
 }
 
 // at is the same check, with a clock of its own: for one of several things.
-func (p *probe) at() *probe { return &probe{p.run, p.check, p.Now()} }
+func (p *probe) at() *probe { return &probe{p.run, p.check, p.Now(), p.order} }
 
 // blame is where a failure comes from, and what to do.
 type blame struct {
 	layer       Layer // "": the check's own
 	cause, help string
+	after       []Layer // layers where the failure may come from; nil: the check's
+}
+
+// broken blames a layer.
+func broken(layer Layer, cause, help string) blame {
+	return blame{layer: layer, cause: cause, help: help}
 }
 
 // put records a result.
 func (p *probe) put(x Result) {
 	x.Layer = cmp.Or(x.Layer, p.layer)
 	x.Took = p.Now().Sub(p.begun).Milliseconds()
-	x.after = p.after
+	x.order = p.order
+	if x.after == nil {
+		x.after = p.after
+	}
 	p.mu.Lock()
 	p.report.Results = append(p.report.Results, x)
 	p.mu.Unlock()
@@ -165,14 +182,14 @@ func (p *probe) put(x Result) {
 func (p *probe) equal(node, name, want, got string, b blame) {
 	x := Result{Node: node, Name: name, Status: OK, Expected: want, Actual: got}
 	if want != got {
-		x.Status, x.Layer, x.Cause, x.Help = Failed, b.layer, b.cause, b.help
+		x.Status, x.Layer, x.Cause, x.Help, x.after = Failed, b.layer, b.cause, b.help, b.after
 	}
 	p.put(x)
 }
 
 // fail records that something is not as expected.
 func (p *probe) fail(node, name, want, got string, b blame, involved ...string) {
-	p.put(Result{Node: node, Name: name, Status: Failed, Expected: want, Actual: got, Layer: b.layer, Cause: b.cause, Help: b.help, nodes: involved})
+	p.put(Result{Node: node, Name: name, Status: Failed, Expected: want, Actual: got, Layer: b.layer, Cause: b.cause, Help: b.help, after: b.after, nodes: involved})
 }
 
 func (p *probe) ok(node, name, what string) {

@@ -366,7 +366,7 @@ func (w *world) check(name string) {
 	w.Helper()
 	for _, c := range checks {
 		if c.name == name {
-			c.run(w.Context(), &probe{run: w.run, check: c, begun: time.Now()})
+			c.run(w.Context(), w.run.probe(c))
 			return
 		}
 	}
