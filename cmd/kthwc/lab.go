@@ -76,7 +76,11 @@ func (s *session) labSummary(l *lab.Lab, fleet *lab.Fleet, changed bool) {
 	if at, ok := l.Forwarded(); ok {
 		fmt.Fprintf(s.err, "; this machine's %s leads to the API", at)
 	}
-	fmt.Fprintf(s.err, "\n  kthwc lab ssh %s -f %s\n  kthwc render -f %s --overlay %s\n", fleet.Machines[0].Name, s.file, s.file, l.Overlay())
+	file := ""
+	if s.file != defaultFile(s.getenv) {
+		file = " -f " + s.file
+	}
+	fmt.Fprintf(s.err, "\n  kthwc lab ssh %s%s\n  kthwc plan --lab%s\n", fleet.Machines[0].Name, file, file)
 }
 
 func newLabDown(s *session, flags *labFlags) *cobra.Command {
@@ -353,20 +357,23 @@ func cacheDir(getenv func(string) string) string {
 // labProgress prints what is done, line by line; on a terminal, what is being
 // done stands below.
 func (s *session) labProgress() func(lab.Event) {
-	if !s.onTerminal(s.err) {
-		return func(e lab.Event) {
-			if e.Doing == lab.Made || e.Doing == lab.Undone {
-				fmt.Fprintf(s.err, "%-7s %s\n", e.Doing, e.Step)
-			}
-		}
-	}
+	terminal := s.onTerminal(s.err)
+	said := map[string]bool{}
 	return func(e lab.Event) {
-		fmt.Fprintf(s.err, "\r\x1b[K%-7s %s", e.Doing, e.Step)
+		line := fmt.Sprintf("%-7s %s", e.Doing, e.Step)
 		if e.Detail != "" {
-			fmt.Fprintf(s.err, ": %s", e.Detail)
+			line += ": " + e.Detail
 		}
-		if e.Doing == lab.Made || e.Doing == lab.Undone {
-			fmt.Fprintln(s.err)
+		ended := (e.Doing == lab.Made || e.Doing == lab.Undone) && !e.Step.Small()
+		long := e.Doing == lab.Waiting && e.Step.Of == "" && !said[e.Step.Kind] // machines wait at once, and soon are ready
+		said[e.Step.Kind] = said[e.Step.Kind] || long
+		switch {
+		case terminal && ended:
+			fmt.Fprintf(s.err, "\r\x1b[K%s\n", line)
+		case terminal:
+			fmt.Fprintf(s.err, "\r\x1b[K%.78s", line) // a line that wraps could not be cleared
+		case ended || long:
+			fmt.Fprintln(s.err, line)
 		}
 	}
 }
@@ -384,6 +391,9 @@ func labError(err error) error {
 
 // labStopped says how to go on after a run that did not end as asked.
 func (s *session) labStopped(ctx context.Context, err error) error {
+	if s.onTerminal(s.err) {
+		fmt.Fprintln(s.err)
+	}
 	if ctx.Err() != nil {
 		fmt.Fprintln(s.err, "interrupted; `kthwc lab up` goes on, `kthwc lab down` throws it away")
 		return err

@@ -27,6 +27,10 @@ func (s Step) String() string {
 	return s.Of + ": " + s.Kind
 }
 
+// Small says whether a step is but a part of a machine, which boots and is ready
+// in steps that are not.
+func (s Step) Small() bool { return s.Of != "" && s.Kind != boot && s.Kind != ready }
+
 func (s Step) key() [2]string { return [2]string{s.Kind, s.Of} }
 
 func (s Step) equal(o Step) bool {
