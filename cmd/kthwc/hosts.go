@@ -21,6 +21,7 @@ import (
 	"github.com/kthwc/kthwc/pkg/apply/sshconn"
 	"github.com/kthwc/kthwc/pkg/artifact"
 	"github.com/kthwc/kthwc/pkg/diff"
+	"github.com/kthwc/kthwc/pkg/origin"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
@@ -154,9 +155,15 @@ func (h *hosts) dial(ctx context.Context) {
 	}
 }
 
+// target is how a node is reached. A port that nobody has written leaves the word
+// to the settings of ssh.
 func target(n *tree.Node) sshconn.Target {
 	c := n.Connection
-	return sshconn.Target{Name: n.Name, Address: c.Address, Port: c.Port, User: c.User, HostKey: c.HostKey, Bastion: c.Bastion}
+	t := sshconn.Target{Name: n.Name, Address: c.Address, Port: c.Port, User: c.User, HostKey: c.HostKey, Bastion: c.Bastion}
+	if c.From.Has(origin.PrefixDefault + "spec.ssh.port") {
+		t.Port = 0
+	}
+	return t
 }
 
 // redial opens another connection to a host.

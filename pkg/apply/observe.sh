@@ -23,7 +23,7 @@ fact() {
 section units
 set --
 while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
-[ $# = 0 ] || systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,ExecMainStartTimestampMonotonic -- "$@" </dev/null 2>&1
+[ $# = 0 ] || [ ! -d /run/systemd/system ] || systemctl show -p Id,LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload,ExecMainStartTimestampMonotonic -- "$@" </dev/null 2>&1
 section packages
 set --
 while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
