@@ -79,6 +79,7 @@ func (b *batch) others(ctx context.Context, s Step) error {
 		if err != nil {
 			return err
 		}
+		g.unit.Probes = asBefore(g.unit.Probes) // certificates of what is not changed yet are the old ones
 		end := b.doing(node, s.Unit+" is asked")
 		if err := g.pass(ctx, 30*time.Second); err != nil {
 			return end(fmt.Errorf("%s: %w", s.Before, err))

@@ -374,7 +374,7 @@ func (r *Run) install(node string) ([]Install, Recorded, error) {
 }
 
 func (r *Run) entry(f *tree.File, s *State) (Install, error) {
-	i := Install{RecordedEntry: RecordedEntry{Path: f.Path, Kind: f.Kind, Mode: f.Mode, Owner: f.Owner, Group: f.Group, Target: f.Target}}
+	i := Install{RecordedEntry: RecordedEntry{Path: f.Path, Kind: f.Kind, Mode: f.Mode, Owner: f.Owner, Group: f.Group, Target: f.Target, Block: f.Block}}
 	if f.Kind != tree.Regular {
 		return i, nil
 	}

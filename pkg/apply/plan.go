@@ -171,6 +171,7 @@ type RecordedEntry struct {
 	Group  string    `json:"group"`
 	Target string    `json:"target,omitempty"`
 	Digest string    `json:"digest,omitempty"`
+	Block  bool      `json:"block,omitempty"` // ours is a part of it
 }
 
 // Wanted is what hosts shall be: a tree, the lock of its programs and images,
@@ -409,11 +410,12 @@ func (c *comparison) drift(path string, is Observed, there bool) {
 }
 
 // deletions are the paths that the last apply left and that are wanted no
-// more. A directory stays: others may have put something there.
+// more. A directory stays, and a file that others write too: something of
+// theirs may be in it.
 func (c *comparison) deletions() {
 	for _, path := range slices.Sorted(maps.Keys(c.recorded)) {
 		was := c.recorded[path]
-		if c.node.find(path) != nil || was.Kind == tree.Dir {
+		if c.node.find(path) != nil || was.Kind == tree.Dir || was.Block {
 			continue
 		}
 		c.add(Change{Do: Delete, Path: path, Kind: was.Kind})

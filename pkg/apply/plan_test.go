@@ -52,7 +52,7 @@ func applied(t testing.TB, out *tree.Tree) map[string]Host {
 	hosts := map[string]Host{}
 	for _, n := range out.Nodes {
 		s := &State{
-			Facts:   Facts{Boot: "b", Machine: n.Name, Hostname: n.Name, Arch: "amd64", Init: "systemd", FreeBytes: 1 << 40, FreeInodes: 1 << 20, Tools: map[string]bool{}},
+			Facts:   Facts{Boot: "b", Machine: n.Name, Hostname: n.Name, Arch: "amd64", Init: "systemd", FreeBytes: 1 << 40, FreeInodes: 1 << 20, Resolvers: 1, Tools: map[string]bool{}},
 			Entries: map[string]Observed{}, Units: map[string]UnitState{}, Packages: map[string]bool{}, Users: map[string]bool{}, Contents: map[string]string{},
 		}
 		for _, tool := range []string{"tar", "flock", "sync", "sha256sum", "systemctl", "systemd-run"} {
@@ -89,7 +89,7 @@ func applied(t testing.TB, out *tree.Tree) map[string]Host {
 			}
 			want, _ := c.wanted(f)
 			s.Entries[f.Path] = want
-			record.Entries = append(record.Entries, RecordedEntry{f.Path, want.Kind, want.Mode, want.Owner, want.Group, want.Target, want.Digest})
+			record.Entries = append(record.Entries, RecordedEntry{f.Path, want.Kind, want.Mode, want.Owner, want.Group, want.Target, want.Digest, f.Block})
 		}
 		confirmed, err := json.Marshal(record)
 		if err != nil {
@@ -295,6 +295,7 @@ func TestPreflight(t *testing.T) {
 		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
 		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
+		"names no name server": func(f *Facts) { f.Resolvers = 0 },
 		"1h0m0s ahead": func(f *Facts) { f.Skew = time.Hour }, "6m0s behind": func(f *Facts) { f.Skew = -6 * time.Minute },
 	} {
 		hosts := applied(t, out)
@@ -323,6 +324,19 @@ func TestSkew(t *testing.T) {
 	hosts["worker-0"].State.Facts.Skew = -time.Minute
 	if p := planned(t, out, hosts); len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "the clock of worker-0 is more than 30s behind") || len(p.Ready(false)) > 0 {
 		t.Errorf("%q, %q", p.Warnings, p.Ready(false))
+	}
+}
+
+// A link or a file where a directory shall be was put there by somebody who meant
+// something by it: nothing is done through it.
+func TestNothingIsDoneThroughLinks(t *testing.T) {
+	out := rendered(t, asIs)
+	for _, kind := range []tree.Kind{tree.Symlink, tree.Regular, ""} {
+		hosts := applied(t, out)
+		hosts["worker-0"].State.Entries["/etc/kubernetes"] = Observed{Kind: kind, Mode: 0o777, Owner: "root", Group: "root", Target: "/tmp/x"}
+		if problems := planned(t, out, hosts).Host("worker-0").Problems; len(problems) != 1 || !strings.Contains(problems[0], "/etc/kubernetes is "+orOther(kind)+", and shall be dir: move it away") {
+			t.Errorf("%q: %q", kind, problems)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/tree"
@@ -20,6 +21,9 @@ var checks = []func(*desired, *State) string{
 	},
 	func(n *desired, s *State) string {
 		return want(s.Facts.Hostname == n.Name, "it is called %s: hostnamectl set-hostname %s", s.Facts.Hostname, n.Name)
+	},
+	func(n *desired, s *State) string {
+		return want(!has(n.Node, kubeletUnit) || s.Facts.Resolvers > 0, "/etc/resolv.conf names no name server: the cluster's DNS would not start")
 	},
 	func(n *desired, s *State) string {
 		at := slices.IndexFunc(n.Binaries, func(b tree.Binary) bool { return b.Arch != s.Facts.Arch })
@@ -84,6 +88,7 @@ func preflight(n *desired, s *State, p *HostPlan) []string {
 			break
 		}
 	}
+	out = append(out, inPlace(p)...)
 	need := int64(0)
 	for _, b := range append(p.Programs, p.Images...) {
 		need += b.Size
@@ -92,6 +97,21 @@ func preflight(n *desired, s *State, p *HostPlan) []string {
 		out = append(out, fmt.Sprintf("%d MiB of programs are to be installed, and %d MiB are free", need>>20, s.Facts.FreeBytes>>20))
 	}
 	return append(out, taken(n, s)...)
+}
+
+// inPlace lists paths where something else is than what can be replaced: whoever
+// put a link or a file where a directory shall be, or the other way round, meant
+// something by it.
+func inPlace(p *HostPlan) []string {
+	var out []string
+	for _, c := range p.Changes {
+		for _, what := range c.What {
+			if shall, is, differs := strings.Cut(what, " instead of "); differs && (shall == string(tree.Dir) || is == string(tree.Dir) || is == orOther("")) {
+				out = append(out, fmt.Sprintf("%s is %s, and shall be %s: move it away", c.Path, is, shall))
+			}
+		}
+	}
+	return out
 }
 
 // taken lists the ports that somebody else listens on: a unit of ours that is to
