@@ -140,11 +140,12 @@ func dnsService(ctx context.Context, p *probe, client *kube.Client) {
 
 func (p *probe) service(ctx context.Context, client *kube.Client, namespace, name string, want []string, b blame) {
 	label := "address of the Service " + namespace + "/" + name
+	b.after = []Layer{} // an object is as it is, whatever else is broken
 	o, err := client.Get(ctx, kube.Ref{APIVersion: "v1", Kind: "Service", Namespace: namespace, Name: name})
 	if err != nil {
 		cause := apiFault(err)
 		if kube.KindOf(err) == kube.NotFound {
-			cause = blame{cause: "the Service does not exist", help: "kthwc apply brings the manifests"}
+			cause = blame{cause: "the Service does not exist", help: "kthwc apply brings the manifests", after: b.after}
 		}
 		p.fail("", label, strings.Join(want, ", "), said(err), cause)
 		return

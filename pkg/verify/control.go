@@ -223,7 +223,12 @@ const leaseFresh = 30 * time.Second
 func (p *probe) lease(ctx context.Context, client *kube.Client, name string) {
 	want := "a controller leads"
 	o, err := client.Get(ctx, kube.Ref{APIVersion: "coordination.k8s.io/v1", Kind: "Lease", Namespace: "kube-system", Name: name})
-	if err != nil {
+	idle := blame{cause: "no " + name + " works, or clocks differ", help: "on the controllers: journalctl -u " + name + " -n 50; timedatectl"}
+	switch {
+	case kube.KindOf(err) == kube.NotFound:
+		p.fail("", name+" leader", want, "nobody ever led", idle)
+		return
+	case err != nil:
 		p.fail("", name+" leader", want, said(err), apiFault(err))
 		return
 	}
@@ -236,5 +241,5 @@ func (p *probe) lease(ctx context.Context, client *kube.Client, name string) {
 	if age := p.Now().Sub(renewed); err != nil || age > leaseFresh {
 		got = fmt.Sprintf("%s led until %s", holder, o.Str("spec", "renewTime"))
 	}
-	p.equal("", name+" leader", want, got, blame{cause: "no " + name + " works, or clocks differ", help: "on the controllers: journalctl -u " + name + " -n 50; timedatectl"})
+	p.equal("", name+" leader", want, got, idle)
 }

@@ -93,6 +93,7 @@ type Result struct {
 	nodes   []string // that it involves beside Node
 	follows bool     // the failure was filed under another one
 	order   int      // of the check that it is from
+	last    bool     // nothing stands on it: no failure is filed under this one
 }
 
 // Report is everything that a run found.
@@ -140,10 +141,10 @@ func (r *Report) settle() {
 		return cmp.Or(a.order-b.order, cmp.Compare(a.Node, b.Node), cmp.Compare(a.Name, b.Name))
 	})
 	var roots []root
-	for _, derived := range []bool{false, true} {
+	for pass := range 3 {
 		for i := range r.Results {
 			x := &r.Results[i]
-			if x.Status == Failed && len(x.after) > 0 == derived && !x.inherit(roots) {
+			if x.Status == Failed && x.pass() == pass && !x.inherit(roots) && !x.last {
 				roots = append(roots, root{x.Layer, x.Node, x.title()})
 			}
 		}
@@ -155,6 +156,18 @@ func (r *Report) settle() {
 // on several nodes is in the order of their names.
 func inOrder(a, b Result) int {
 	return cmp.Or(rank(a.Layer)-rank(b.Layer), a.order-b.order, cmp.Compare(a.Node, b.Node), cmp.Compare(a.Name, b.Name))
+}
+
+// pass is when a failure is filed: those first that follow from nothing, and
+// those last that nothing follows from.
+func (x *Result) pass() int {
+	switch {
+	case x.last:
+		return 2
+	case len(x.after) > 0:
+		return 1
+	}
+	return 0
 }
 
 // inherit makes a failure one of the lowest layer that it may come from and

@@ -19,7 +19,6 @@ var smokeChecks []check
 
 func init() {
 	podPath := append(slices.Clone(foundations), LayerRoute)
-	all := append(slices.Clone(podPath), LayerService)
 	smokeChecks = []check{
 		{name: "pods", layer: LayerWorkload, after: foundations, run: podsRun},
 		{name: "deployment", layer: LayerWorkload, after: foundations, run: deployed},
@@ -27,14 +26,14 @@ func init() {
 		{name: "port-forward", pods: true, layer: LayerWorkload, after: foundations, run: forwarded},
 		{name: "logs", pods: true, layer: LayerWorkload, after: foundations, run: logged},
 		{name: "exec", pods: true, layer: LayerWorkload, after: foundations, run: executed},
-		{name: "resolv.conf of pods", pods: true, layer: LayerDNS, run: resolvConf},
+		{name: "resolv.conf of pods", pods: true, layer: LayerDNS, last: true, run: resolvConf},
 		{name: "pod to pod", pods: true, layer: LayerRoute, after: foundations, run: podToPod},
 		{name: "API server to pod", pods: true, layer: LayerRoute, after: foundations, run: serverToPod},
 		{name: "webhooks", pods: true, layer: LayerControl, after: podPath, run: webhooks},
 		{name: "Service from pods", pods: true, layer: LayerService, after: podPath, run: serviceFromPods},
 		{name: "Service from nodes", pods: true, layer: LayerService, after: podPath, run: serviceFromNodes},
 		{name: "NodePort", pods: true, layer: LayerService, after: podPath, run: nodePort},
-		{name: "cluster DNS", pods: true, layer: LayerDNS, after: all[1:], run: clusterDNS},
+		{name: "cluster DNS", pods: true, layer: LayerDNS, last: true, after: belowDNS, run: clusterDNS},
 		{name: "load balancer", layer: LayerTCP, after: foundations[:1], run: balanced},
 	}
 }
@@ -153,7 +152,7 @@ var podRows = []struct {
 	{"pull", broken(LayerWorkload, "the image of the workloads is not on the node and cannot be pulled", "give its archive with --image-archive, or name another with --image")},
 	{"sandbox", broken(LayerKubelet, "the runtime cannot make the pod", "journalctl -u containerd -n 50 there")},
 	{"kubelet does nothing", broken(LayerKubelet, "the kubelet does not start the pod", "journalctl -u kubelet -n 50 there")},
-	{"no pod was made", broken(LayerControl, "no controller manager works", "on the controllers: journalctl -u kube-controller-manager -n 50")},
+	{"no pod was made", blame{layer: LayerControl, cause: "no controller manager works", help: "on the controllers: journalctl -u kube-controller-manager -n 50", after: belowAPI}},
 	{"nodes are available", broken(LayerKubelet, "no node takes the pod", "kubectl describe nodes")},
 }
 

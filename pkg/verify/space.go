@@ -21,8 +21,9 @@ const (
 	DefaultImage = "kthwc.dev/lab/toolbox:1"
 )
 
-// cleanPatience is how long the cluster may take to forget a run.
-const cleanPatience = 90 * time.Second
+// cleanPatience is how long the cluster may take to forget a run; tests have
+// less.
+var cleanPatience = 90 * time.Second
 
 // space is the namespace where a run's workloads are.
 type space struct {

@@ -54,6 +54,7 @@ type check struct {
 	name  string
 	layer Layer
 	pods  bool    // it needs a pod that runs
+	last  bool    // nothing but workloads stands on it, whatever its layer
 	after []Layer // where a failure may come from as well
 	run   func(ctx context.Context, p *probe)
 }
@@ -168,7 +169,7 @@ func broken(layer Layer, cause, help string) blame {
 func (p *probe) put(x Result) {
 	x.Layer = cmp.Or(x.Layer, p.layer)
 	x.Took = p.Now().Sub(p.begun).Milliseconds()
-	x.order = p.order
+	x.order, x.last = p.order, p.last
 	if x.after == nil {
 		x.after = p.after
 	}
@@ -221,6 +222,10 @@ func each[T any](list []T, f func(T)) {
 	all.Wait()
 }
 
+// belowDNS are the layers that the cluster's DNS stands on: it is a workload
+// among others, though names come before connections for everybody else.
+var belowDNS = []Layer{LayerHost, LayerTCP, LayerTLS, LayerAuthn, LayerAuthz, LayerEtcd, LayerControl, LayerKubelet, LayerCNI, LayerRoute, LayerService}
+
 // checks is what is asserted, in the order in which it is looked at.
 var checks = []check{
 	{name: "machines", layer: LayerHost, run: machines},
@@ -244,6 +249,6 @@ var checks = []check{
 	{name: "addresses of pods", layer: LayerCNI, run: asking("addresses of pods", podAddresses)},
 	{name: "routes", layer: LayerRoute, run: routes},
 	{name: "the API's Service", layer: LayerService, run: asking("the API's Service", apiService)},
-	{name: "the DNS Service", layer: LayerDNS, run: asking("the DNS Service", dnsService)},
+	{name: "the DNS Service", layer: LayerDNS, last: true, after: belowDNS, run: asking("the DNS Service", dnsService)},
 	{name: "manifests", layer: LayerAuthz, run: asking("manifests", manifests)},
 }
