@@ -24,6 +24,7 @@ type planFlags struct {
 	*hostFlags
 	maxUnavailable int
 	deep           bool
+	expand         bool
 	partial        bool
 }
 
@@ -31,6 +32,7 @@ func (s *session) addPlanFlags(cmd *cobra.Command) *planFlags {
 	f := &planFlags{hostFlags: s.addHostFlags(cmd)}
 	cmd.Flags().IntVar(&f.maxUnavailable, "max-unavailable", apply.MaxUnavailable, "so many workers are drained and restarted at once")
 	cmd.Flags().BoolVar(&f.deep, "deep", false, "hash the installed programs, too")
+	cmd.Flags().BoolVar(&f.expand, "expand", false, "name every path that comes, also where many come to one directory")
 	cmd.Flags().BoolVar(&f.partial, "allow-partial", false, "go on without hosts of which nothing is known")
 	return f
 }
@@ -94,6 +96,7 @@ func writePlan(file string, p *apply.Plan) error {
 
 // plan observes and compares.
 func (h *hosts) plan(ctx context.Context, f *planFlags) (*apply.Plan, map[string]apply.Host, error) {
+	h.expand = f.expand
 	found, err := h.Observe(ctx, f.deep)
 	if err != nil {
 		return nil, nil, err

@@ -54,6 +54,7 @@ type hosts struct {
 	flags   *hostFlags
 	cache   *artifact.Cache
 	options sshconn.Options
+	expand  bool                               // plans name every path
 	nodes   map[string]bool                    // that --on names; nil: all
 	reasons map[string]map[string]*diff.Change // by node and path: what has changed since the last apply, and why
 }

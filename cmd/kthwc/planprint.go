@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -25,7 +26,7 @@ func (h *hosts) printPlan(p *apply.Plan, format string) error {
 		e.SetEscapeHTML(false)
 		return e.Encode(p)
 	}
-	w := &planPrinter{h: h, w: h.s.out, colored: h.s.coloredOut()}
+	w := &planPrinter{h: h, w: h.s.out, colored: h.s.coloredOut(), expand: h.expand}
 	w.stops(p)
 	w.section("Changed by others since the last apply; it will be put back:", w.drift(p))
 	w.section("Changes:", w.changes(p))
@@ -40,6 +41,7 @@ type planPrinter struct {
 	h       *hosts
 	w       io.Writer
 	colored bool
+	expand  bool
 	err     error
 }
 
@@ -106,6 +108,45 @@ func (g *grouped) add(line, node string) {
 	g.nodes[line] = append(g.nodes[line], node)
 }
 
+// alike is how many paths that come to one directory are one line.
+const alike = 4
+
+// gathered takes paths together that come to one directory on the same nodes:
+// the first apply brings hundreds.
+func (g *grouped) gathered() *grouped {
+	out := &grouped{}
+	for i := 0; i < len(g.order); {
+		line := g.order[i]
+		j := i + 1
+		for j < len(g.order) && sameDirectory(line, g.order[j]) && slices.Equal(g.nodes[line], g.nodes[g.order[j]]) {
+			j++
+		}
+		if j-i >= alike {
+			dir := path.Dir(strings.TrimPrefix(line, "+ "))
+			line = fmt.Sprintf("+ %s/  %d paths, from %s to %s", dir, j-i, base(line), base(g.order[j-1]))
+		} else {
+			j = i + 1
+		}
+		for _, node := range g.nodes[g.order[i]] {
+			out.add(line, node)
+		}
+		i = j
+	}
+	return out
+}
+
+// sameDirectory says whether two lines are paths that come to one directory.
+func sameDirectory(a, b string) bool {
+	pathA, okA := strings.CutPrefix(a, "+ /")
+	pathB, okB := strings.CutPrefix(b, "+ /")
+	return okA && okB && path.Dir(pathA) == path.Dir(pathB)
+}
+
+func base(line string) string {
+	name, _, _ := strings.Cut(path.Base(line), " ")
+	return name
+}
+
 // lines has the nodes behind each line's first row.
 func (g *grouped) lines() []string {
 	var out []string
@@ -160,6 +201,9 @@ func (w *planPrinter) changes(p *apply.Plan) []string {
 		for _, c := range h.Changes {
 			g.add(w.change(&p.Hosts[i], c), h.Node)
 		}
+	}
+	if !w.expand {
+		return g.gathered().lines()
 	}
 	return g.lines()
 }

@@ -263,8 +263,10 @@ func (r *Run) blobs(ctx context.Context, h *HostPlan, tx *Transaction) error {
 	}
 	end := r.doing(h.Node, "programs")
 	for _, b := range all {
-		r.event(h.Node, "programs", Wait, fmt.Sprintf("%s, %d of %d MiB", b.Name, sent>>20, total>>20), 0)
-		if err := r.blob(ctx, tx, b); err != nil {
+		err := r.blob(ctx, tx, b, func(n int64) {
+			r.event(h.Node, "programs", Wait, fmt.Sprintf("%s, %d of %d MiB", b.Name, (sent+n)>>20, total>>20), 0)
+		})
+		if err != nil {
 			return end(fmt.Errorf("%s: %w", b.Name, err))
 		}
 		sent += b.Size
@@ -272,7 +274,8 @@ func (r *Run) blobs(ctx context.Context, h *HostPlan, tx *Transaction) error {
 	return end(nil)
 }
 
-func (r *Run) blob(ctx context.Context, tx *Transaction, b Blob) error {
+// blob brings one file, and tells now and then how much of it was sent.
+func (r *Run) blob(ctx context.Context, tx *Transaction, b Blob, sent func(int64)) error {
 	content, err := r.Open(b.Digest)
 	if err != nil {
 		return fmt.Errorf("it is not in the cache (kthwc artifacts fetch): %w", err)
@@ -282,7 +285,25 @@ func (r *Run) blob(ctx context.Context, tx *Transaction, b Blob) error {
 	if b.Image != "" {
 		mode = 0o644
 	}
-	return tx.Blob(ctx, b.Path, b.Digest, mode, content)
+	return tx.Blob(ctx, b.Path, b.Digest, mode, &counter{Reader: content, told: sent})
+}
+
+// counter tells how much was read, each few MiB.
+type counter struct {
+	io.Reader
+	told func(int64)
+	n    int64
+}
+
+const tellEvery = 4 << 20
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	if before := c.n / tellEvery; c.n == 0 || (c.n+int64(n))/tellEvery != before {
+		c.told(c.n)
+	}
+	c.n += int64(n)
+	return n, err
 }
 
 // each runs something on hosts, a few at a time, and gives every error.

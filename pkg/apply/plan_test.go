@@ -296,7 +296,7 @@ func TestPreflight(t *testing.T) {
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
 		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
 		"names no name server": func(f *Facts) { f.Resolvers = 0 },
-		"1h0m0s ahead": func(f *Facts) { f.Skew = time.Hour }, "6m0s behind": func(f *Facts) { f.Skew = -6 * time.Minute },
+		"1h0m0s ahead":         func(f *Facts) { f.Skew = time.Hour }, "6m0s behind": func(f *Facts) { f.Skew = -6 * time.Minute },
 	} {
 		hosts := applied(t, out)
 		disturb(&hosts["worker-0"].State.Facts)

@@ -167,6 +167,7 @@ func (r *roller) batch(nodes ...string) {
 		return
 	}
 	b := Batch{Nodes: nodes}
+	fresh := !slices.ContainsFunc(nodes, func(name string) bool { return r.active(name, apiserverUnit) || r.active(name, kubeletUnit) })
 	var disruptions []string
 	for _, u := range r.units(nodes) {
 		s := Step{Unit: u.Unit, Do: u.Do}
@@ -177,7 +178,7 @@ func (r *roller) batch(nodes ...string) {
 		}
 		r.guard(&s)
 		b.Steps = append(b.Steps, s)
-		if row := rowOf(u.Unit); row < len(unitRows) && u.Do == Restart {
+		if row := rowOf(u.Unit); row < len(unitRows) && u.Do == Restart && !fresh {
 			b.Drain = b.Drain || unitRows[row].drains
 			if what := unitRows[row].disruption; what != "" && !slices.Contains(disruptions, what) {
 				disruptions = append(disruptions, what)

@@ -79,15 +79,33 @@ verify() {
 stage() {
 	[ "$(progress "$n")" = none ] || { echo "generation $n exists already" >&2; exit 65; }
 	dir=$base/gen/$n.new
-	rm -rf "$dir" "$base/gen/$n"
+	rm -rf -- "$base"/gen/*.new "$base/gen/$n"
+	trap 'rm -rf -- "$dir"' EXIT # a disk that was too small is as full as before
 	mkdir "$dir"
-	tar -x -C "$dir" --no-same-owner --no-same-permissions
+	said=$(tar -x -C "$dir" --no-same-owner --no-same-permissions 2>&1) || { printf '%s\n' "$said" | grep -v 'Exiting with failure' | tail -n 1 >&2; exit 65; }
 	[ -f "$dir/end" ] || { echo "the generation did not arrive whole" >&2; exit 65; }
 	each verify "$dir/entries"
 	sync -- "$dir/entries" "$dir/units" "$dir/record" "$dir/script" "$dir/content" "$dir"
 	mv -T -- "$dir" "$base/gen/$n"
+	trap - EXIT
 	sync -- "$base/gen"
 	note "$n" staged
+}
+
+# sound refuses to write through what others may exchange: what is above a path
+# must be directories of root's, or links of root's to such; a directory of ours
+# is no link at all.
+sound() {
+	at=$root$path
+	case $kind in parent | dir) ;; *) return 0 ;; esac
+	[ -e "$at" ] || [ -L "$at" ] || return 0
+	if [ "$kind" = dir ] && [ -L "$at" ]; then echo "$path is a link, and shall be a directory" >&2; exit 65; fi
+	[ -d "$at" ] || { echo "$path is no directory" >&2; exit 65; }
+	[ "$kind" = parent ] || return 0
+	if [ "$(stat -c %u -- "$at")" != 0 ] || [ "$(stat -L -c %u -- "$at")" != 0 ] || [ -n "$(find "$at/" -prune -perm -002)" ]; then
+		echo "$path is not root's alone: nothing is written below it" >&2
+		exit 65
+	fi
 }
 
 # save keeps what is at a path: nothing, or a copy with its owner and mode.
@@ -213,6 +231,8 @@ install() {
 	dir=$base/gen/$n saved=$base/gen/$n/saved
 	case $(progress "$n") in
 	staged)
+		each verify "$dir/entries"
+		each sound "$dir/entries"
 		rm -rf "$saved"
 		mkdir "$saved"
 		each save "$dir/entries"
@@ -293,6 +313,7 @@ awaken() {
 }
 
 undo() {
+	rm -rf -- "$dir/content" # there must be space for what is put back
 	quieten
 	tac "$dir/entries" >"$dir/reversed"
 	each restore "$dir/reversed"
@@ -313,7 +334,8 @@ rollback() {
 		;;
 	*) undo ;;
 	esac
-	[ ! -d "$dir" ] || note "$n" rolled-back
+	[ "$(progress "$n")" = none ] || note "$n" rolled-back
+	rm -rf -- "$dir"
 	rm -f -- "$base/unconfirmed"
 	[ "$do" = guard ] || disarm
 }
