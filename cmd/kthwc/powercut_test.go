@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/kthwc/kthwc/internal/readers"
+	"github.com/kthwc/kthwc/internal/powercut"
 )
 
 // A copy of a mounted disk's image is that disk after a power cut: what the
@@ -18,7 +17,7 @@ import (
 // all that it wrote.
 func TestPowerCuts(t *testing.T) {
 	k := newKiller(t)
-	d := newDisk(t)
+	d := &disk{Disk: powercut.New(t, "64M")}
 	recipients := []string{"pki", "init", "--recipient", k.identity.Recipient().String()}
 	project := d.project(k)
 	d.cuts(k, project, "pki", "issue")
@@ -31,63 +30,19 @@ func TestPowerCuts(t *testing.T) {
 	d.cuts(k, sealed, "pki", "issue")
 }
 
-// disk is a file system in a file.
+// disk is a file system on which projects are.
 type disk struct {
-	*testing.T
-	image, mounted string
-	count          int
-}
-
-func newDisk(t *testing.T) *disk {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root may mount the disk whose power is cut")
-	}
-	d := &disk{T: t, image: filepath.Join(t.TempDir(), "disk"), mounted: t.TempDir()}
-	mkfs := readers.Path(t, "mkfs.ext4")
-	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(mkfs, "-q", d.image, "64M").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if err := mount(d.image, d.mounted); err != nil {
-		t.Skipf("a loop device cannot be mounted here: %v", err)
-	}
-	t.Cleanup(func() { unmount(t, d.mounted) })
-	return d
-}
-
-// mount does without ext4's own repair of programs that do not sync.
-func mount(image, at string) error {
-	out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,noauto_da_alloc,commit=300", image, at).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
-}
-
-func unmount(t *testing.T, at string) {
-	t.Helper()
-	if out, err := exec.Command("umount", at).CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
+	*powercut.Disk
+	count int
 }
 
 // project is a directory on the disk with a cluster.yaml, synced.
 func (d *disk) project(k *killer) string {
 	d.Helper()
 	d.count++
-	dir := filepath.Join(d.mounted, fmt.Sprint(d.count))
-	d.copyTree(k.project(), dir)
+	dir := filepath.Join(d.Mounted, fmt.Sprint(d.count))
+	d.Copy(k.project(), dir)
 	return dir
-}
-
-func (d *disk) copyTree(from, to string) {
-	d.Helper()
-	if err := errors.Join(exec.Command("cp", "-a", from, to).Run(), exec.Command("sync", "-f", to).Run()); err != nil {
-		d.Fatal(err)
-	}
 }
 
 // cuts runs the command: killed at each call that changes names or syncs, with
@@ -98,11 +53,11 @@ func (d *disk) cuts(k *killer, project string, args ...string) {
 	for _, call := range []string{"fsync", "renameat", "write", "mkdirat"} {
 		for n := 1; n < 30; n++ {
 			d.count++
-			dir := filepath.Join(d.mounted, fmt.Sprint(d.count))
-			d.copyTree(before, dir)
+			dir := filepath.Join(d.Mounted, fmt.Sprint(d.count))
+			d.Copy(before, dir)
 			killed := k.killed(dir, call, n, args)
-			d.commitJournal()
-			d.after(func(disk string) {
+			d.CommitJournal()
+			d.After(func(disk string) {
 				k.kept(fmt.Sprintf("%v, cut at %s number %d", args, call, n), before, filepath.Join(disk, filepath.Base(dir)))
 				k.readable(filepath.Join(disk, filepath.Base(dir)))
 			})
@@ -116,7 +71,7 @@ func (d *disk) cuts(k *killer, project string, args ...string) {
 	}
 	k.must(project, args...)
 	done := generations(project)
-	d.after(func(disk string) {
+	d.After(func(disk string) {
 		if out, err := exec.Command("diff", "-r", "-x", "lock", project, filepath.Join(disk, filepath.Base(project))).CombinedOutput(); err != nil {
 			d.Errorf("%v had returned, and the power was cut: %v\n%s", args, err, out)
 		}
@@ -135,36 +90,5 @@ func (k *killer) readable(dir string) {
 	left, _ := filepath.Glob(filepath.Join(dir, "*.kthwc/store/[0-9]*"))
 	if slices.ContainsFunc(left, func(f string) bool { return !generation.MatchString(f) }) {
 		k.Errorf("%v", left)
-	}
-}
-
-// commitJournal syncs a file that nobody cares for, which sends the journal,
-// with the names that others changed, to the disk.
-func (d *disk) commitJournal() {
-	d.Helper()
-	f, err := os.Create(filepath.Join(d.mounted, "other"))
-	if err != nil {
-		d.Fatal(err)
-	}
-	_, err = f.WriteString("x")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		d.Fatal(err)
-	}
-}
-
-// after looks at the disk as it is after a power cut now.
-func (d *disk) after(look func(mounted string)) {
-	d.Helper()
-	copied, at := filepath.Join(d.TempDir(), "cut"), d.TempDir()
-	if out, err := exec.Command("cp", "--sparse=always", d.image, copied).CombinedOutput(); err != nil {
-		d.Fatalf("%v: %s", err, out)
-	}
-	if err := mount(copied, at); err != nil {
-		d.Fatal(err)
-	}
-	look(at)
-	unmount(d.T, at)
-	if err := os.Remove(copied); err != nil {
-		d.Fatal(err)
 	}
 }

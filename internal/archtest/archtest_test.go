@@ -24,7 +24,7 @@ var boundaries = []struct {
 	{"k8s.io", []string{"pkg/kube"}, "one package speaks to the Kubernetes API; objects are plain maps elsewhere"},
 	{"golang.org/x/crypto/ssh", []string{"pkg/apply/sshconn", "internal/sshtest", "pkg/pki"}, "one package decides which host is to be trusted; pkg/pki reads keys that open the store"},
 	{"github.com/spf13/cobra", []string{"cmd/kthwc"}, "libraries return; the command speaks"},
-	{"os", []string{"cmd/kthwc", "pkg/tree", "pkg/pki", "pkg/artifact", "pkg/lab", "lab/artifacts/pack", "pkg/apply/sshconn", "internal/durable", "schema/gen", "internal/readers", "internal/docs/gen", "internal/kubetest"}, "same input, same bytes: the pipeline reads nothing by itself"},
+	{"os", []string{"cmd/kthwc", "pkg/tree", "pkg/pki", "pkg/artifact", "pkg/lab", "lab/artifacts/pack", "pkg/apply/sshconn", "internal/durable", "schema/gen", "internal/readers", "internal/docs/gen", "internal/kubetest", "internal/powercut"}, "same input, same bytes: the pipeline reads nothing by itself"},
 	{"net/http", []string{"cmd/kthwc", "pkg/artifact", "pkg/apply", "pkg/kube", "pkg/verify", "internal/kubetest"}, "only what gets artefacts, asks units, and the Kubernetes API speak HTTP"},
 	{"net", []string{"cmd/kthwc", "pkg/apply", "pkg/apply/sshconn", "pkg/kube", "pkg/lab", "pkg/verify", "internal/sshtest", "internal/kubetest"}, "the compiler has no network"},
 	{"math/rand", nil, "same input, same bytes"},

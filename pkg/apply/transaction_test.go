@@ -3,6 +3,7 @@ package apply
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -206,6 +207,72 @@ func TestRollback(t *testing.T) {
 	}
 	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}).Rollback(ctx); err == nil {
 		t.Error("what was committed was rolled back")
+	}
+}
+
+// A generation that is gone, and only its journal is left, is not interrupted for
+// ever; and what was rolled back takes no space.
+func TestRecoverWithoutTheGeneration(t *testing.T) {
+	dir := root(t)
+	before, after := generationsOf()
+	ctx := context.Background()
+	lost := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}
+	if err := lost.Stage(ctx, before, nil, Recorded{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 2}).all(after); err != nil {
+		t.Fatal(err)
+	}
+	undone := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 3}
+	if err := errors.Join(undone.Stage(ctx, before, nil, Recorded{}), undone.Install(ctx), undone.Rollback(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if err := lost.Recover(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Observe(ctx, local{"sh"}, Query{Root: dir})
+	if err != nil || s.interrupted() != "" || len(s.Journal) != 3 {
+		t.Errorf("%q %v, %v", s.interrupted(), s.Journal, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "var/lib/kthwc/gen/*")); len(left) != 1 || filepath.Base(left[0]) != "2" {
+		t.Errorf("%q", left)
+	}
+}
+
+// What may be exchanged by others is not written through, and bytes that have
+// changed since they arrived are not installed; nothing is touched then.
+func TestInstallRefuses(t *testing.T) {
+	for name, trap := range map[string]func(dir string) error{
+		"/etc/app is a link":       func(dir string) error { return os.Symlink("/tmp", filepath.Join(dir, "etc/app")) },
+		"/etc/app is no directory": func(dir string) error { return os.WriteFile(filepath.Join(dir, "etc/app"), nil, 0o644) },
+		"/opt is not root's alone": func(dir string) error { return os.Chmod(filepath.Join(dir, "opt"), 0o1777) },
+		"/opt/new is not root's alone": func(dir string) error {
+			return errors.Join(os.Mkdir(filepath.Join(dir, "opt/other"), 0o755), os.Chown(filepath.Join(dir, "opt/other"), 65534, 65534), os.Symlink("other", filepath.Join(dir, "opt/new")))
+		},
+		"/etc/app/changed.conf did not arrive whole": func(dir string) error {
+			names, err := filepath.Glob(filepath.Join(dir, "var/lib/kthwc/gen/1/content/*"))
+			for _, n := range names {
+				if text, _ := os.ReadFile(n); string(text) == "new\n" {
+					return os.WriteFile(n, []byte("nEw\n"), 0o600)
+				}
+			}
+			return fmt.Errorf("no such content: %w", err)
+		},
+	} {
+		dir := root(t)
+		_, after := generationsOf()
+		ctx := context.Background()
+		tx := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}
+		if err := errors.Join(tx.Stage(ctx, after, nil, Recorded{}), trap(dir)); err != nil {
+			t.Fatal(err)
+		}
+		was := snapshot(t, dir)
+		if err := tx.Install(ctx); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(was, snapshot(t, dir)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
 	}
 }
 
