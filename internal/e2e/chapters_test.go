@@ -13,20 +13,6 @@ var (
 	workers     = []string{"worker-0", "worker-1", "worker-2"}
 )
 
-// Lines for the end of cluster.yaml's spec.
-const (
-	schedulerFlag = "  extraArgs:\n    kube-scheduler:\n      v: \"%d\"\n"
-	badFlag       = "  extraArgs:\n    kube-apiserver:\n      event-ttl: soon\n"
-	etcdFlag      = "  extraArgs:\n    etcd:\n      snapshot-count: \"20000\"\n"
-	rolling       = `  extraArgs:
-    kube-apiserver:
-      event-ttl: 2h
-  configPatches:
-    kubelet:
-      maxPods: 100
-`
-)
-
 // What lab up and apply made is a cluster, down to the last predicted fact.
 func boots(t *testing.T, o *operator) {
 	o.settled(t)
@@ -90,7 +76,8 @@ func drift(t *testing.T, o *operator) {
 func rolls(t *testing.T, o *operator) {
 	o.kubectl(t, "cordon", "worker-2")
 	before := o.kubectl(t, "get", "pods", "-A", "-o", "name")
-	o.write(t, rolling)
+	o.kept = wishes{spec: "  configPatches:\n    kubelet:\n      maxPods: 100\n", flags: []arg{{"kube-apiserver", "event-ttl", "2h"}}}
+	o.write(t, wishes{})
 	p := o.probe(t)
 	said := o.apply(t, done)
 	p.end(t)
@@ -109,39 +96,36 @@ func rolls(t *testing.T, o *operator) {
 	if after := o.kubectl(t, "get", "pods", "-A", "-o", "name"); after == before {
 		t.Errorf("no pod was moved: %s", after)
 	}
-	o.settled(t)
-	o.write(t, "")
-	o.apply(t, done, "--max-unavailable", "3")
 }
 
 // deaths are the lines after which the operator's program is killed, and how long
 // after.
 var deaths = []struct {
-	moment, change, line string
-	after                time.Duration
-	interrupted          bool // the host is in the middle of a generation
+	moment, line string
+	change       wishes
+	after        time.Duration
+	interrupted  bool // the host is in the middle of a generation
 }{
-	{"while the generation is on its way", schedulerFlag, `^Plan: `, 700 * time.Millisecond, false},
-	{"while files are put in their places", schedulerFlag, `^controller-0 +stage +ok`, 250 * time.Millisecond, true},
-	{"while a unit restarts", "  extraArgs:\n    kube-apiserver:\n      event-ttl: %dh\n", `^controller-1 +install +ok`, 6 * time.Second, true},
-	{"while a host is confirmed", schedulerFlag, `^controller-1 +kube-scheduler\.service +ok`, 30 * time.Millisecond, false},
-	{"between two hosts", schedulerFlag, `^controller-0 +confirm +ok`, 0, false},
+	{"while the generation is on its way", `^Plan: `, scheduler(3), 700 * time.Millisecond, false},
+	{"while files are put in their places", `^controller-0 +stage +ok`, scheduler(4), 250 * time.Millisecond, true},
+	{"while a host is confirmed", `^controller-1 +kube-scheduler\.service +ok`, scheduler(5), 30 * time.Millisecond, false},
+	{"between two hosts", `^controller-0 +confirm +ok`, scheduler(6), 0, false},
+	{"while a unit restarts", `^controller-1 +install +ok`, apiserver("audit-log-maxage", "31"), 6 * time.Second, true},
 }
 
 // The operator's program is killed at some moment of a rolling change: status says
 // where it stands, and the next apply completes it. The API answers all the time.
 func killed(t *testing.T, o *operator) {
 	p := o.probe(t)
-	for i, d := range deaths {
-		o.write(t, fmt.Sprintf(d.change, 3+i))
+	for _, d := range deaths {
+		o.write(t, d.change)
 		r := o.begin(t, "apply", "--lab", "--auto-approve")
 		r.until(t, d.line)
 		time.Sleep(d.after)
 		r.kill(t)
 		o.resumed(t, d.moment, d.interrupted)
 	}
-	o.write(t, "")
-	o.apply(t, done)
+	o.kept.flags = append(o.kept.flags, deaths[len(deaths)-1].change.flags...) // another rolling change would prove nothing
 	p.end(t)
 }
 
@@ -164,20 +148,20 @@ func (o *operator) resumed(t *testing.T, moment string, interrupted bool) {
 func rollback(t *testing.T, o *operator) {
 	p := o.probe(t)
 	before := o.on(t, "controller-2", "cat /etc/systemd/system/kube-scheduler.service")
-	o.write(t, fmt.Sprintf(schedulerFlag, 9))
+	o.write(t, scheduler(9))
 	o.apply(t, done).says(t, `kthwc rollback \d+ undoes it`)
 	o.run(t, done, "rollback", "--lab", "--auto-approve").says(t, "done: 3 hosts are as they were before")
 	if after := o.on(t, "controller-2", "cat /etc/systemd/system/kube-scheduler.service"); after != before {
 		t.Errorf("rollback left\n%s", after)
 	}
 	o.run(t, pending, "plan", "--lab", "--exit-code") // cluster.yaml still wants it
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.settled(t)
 
-	o.write(t, badFlag)
-	o.apply(t, undone).says(t, `kube-apiserver\.service on controller-0`, `event-ttl`, `undone: controller-0\n`, `not begun: controller-\{1\.\.2\}\n`)
+	o.write(t, apiserver("audit-log-maxage", "soon"))
+	o.apply(t, undone).says(t, `kube-apiserver\.service on controller-0`, `audit-log-maxage`, `undone: controller-0\n`, `not begun: controller-\{1\.\.2\}\n`)
 	o.run(t, done, "status", "--lab")
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.settled(t)
 	p.end(t)
 }
@@ -186,45 +170,46 @@ func rollback(t *testing.T, o *operator) {
 // know, what can be done is done, and etcd is left alone.
 func off(t *testing.T, o *operator) {
 	o.run(t, done, "lab", "off", "controller-2")
-	eventually(t, 30*time.Second, func() error { // the balancer needs two checks
-		return quick(o, t)
-	})
+	o.answers(t) // the balancer needs two checks to see it
 	p := o.probe(t)
 	said := o.run(t, refused, "plan", "--lab")
 	if !strings.HasPrefix(said.stdout, "Nothing is known, and nothing planned:\n  controller-2: ") {
 		t.Errorf("the plan does not begin with what it cannot know:\n%s", said.stdout)
 	}
 	o.run(t, partial, "status", "--lab").says(t, `controller-2 +\? +\? +unknown: `)
-	o.write(t, fmt.Sprintf(schedulerFlag, 4))
+	o.write(t, scheduler(4))
 	o.apply(t, refused)
 	o.apply(t, done, "--allow-partial").says(t, `confirmed: controller-\{0\.\.1\}\n`)
 	members := "systemctl show -p InvocationID --value etcd"
 	before := o.on(t, "controller-0", members) + o.on(t, "controller-1", members)
-	o.write(t, etcdFlag)
+	o.write(t, wishes{flags: []arg{{"etcd", "snapshot-count", "20000"}}})
 	o.apply(t, 1, "--allow-partial").says(t, `etcd\.service is not touched: controller-2 is not connected`, "nothing that runs was touched")
 	if after := o.on(t, "controller-0", members) + o.on(t, "controller-1", members); after != before {
 		t.Error("a member of etcd was restarted while another was down")
 	}
 	p.end(t)
 	o.run(t, done, "lab", "on", "controller-2")
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.apply(t, done)
 }
 
-// quick is one request through the balancer that is not tried again.
-func quick(o *operator, t *testing.T) error {
-	a := o.try(t, "lab", "exec", "--", "true")
-	a.is(t, done)
-	if said := o.kubectl(t, "get", "--raw", "/readyz"); said != "ok" {
-		return fmt.Errorf("/readyz says %s", said)
-	}
-	return nil
+// answers waits until the API does, three times in a row: the balancer's turns.
+func (o *operator) answers(t *testing.T) {
+	t.Helper()
+	eventually(t, 30*time.Second, func() error {
+		for range controllers {
+			if a := o.tryKubectl(t, "get", "--raw", "/readyz"); a.code != done {
+				return fmt.Errorf("%s: %s", a.what, a.stderr)
+			}
+		}
+		return nil
+	})
 }
 
 // A host loses power while apply waits at a gate: at its next boot it undoes what
 // was not confirmed, before anything starts.
 func rebooted(t *testing.T, o *operator) {
-	o.write(t, `  units:
+	o.write(t, wishes{spec: `  units:
     - name: slow.service
       on: [worker-1]
       content: |
@@ -236,22 +221,23 @@ func rebooted(t *testing.T, o *operator) {
         ExecStart=/bin/sleep 60
         [Install]
         WantedBy=multi-user.target
-`)
+`})
 	r := o.begin(t, "apply", "--lab", "--auto-approve")
 	r.until(t, `^worker-1 +install +ok`)
 	o.run(t, done, "lab", "off", "worker-1")
 	a := r.wait()
 	a.is(t, partial)
+	t.Logf("the operator is told %.0f s after it began, %s", a.took.Seconds(), a.stdout[strings.LastIndex(a.stdout, "worker-1"):])
 	a.says(t, "worker-1: it undoes everything by itself")
 	o.run(t, done, "lab", "on", "worker-1")
 	o.on(t, "worker-1", "! test -e /etc/systemd/system/slow.service; ! test -e /var/lib/kthwc/unconfirmed; systemctl is-enabled kthwc-recover.service")
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.ready(t, workers...)
 }
 
 // A change that cuts the host off: nobody can reach it, and it heals itself.
 func cutOff(t *testing.T, o *operator) {
-	o.write(t, `  units:
+	o.write(t, wishes{spec: `  units:
     - name: cut.service
       on: [worker-1]
       content: |
@@ -264,7 +250,7 @@ func cutOff(t *testing.T, o *operator) {
         ExecStop=/bin/sh -c 'ip rule del pref 5'
         [Install]
         WantedBy=multi-user.target
-`)
+`})
 	start := time.Now()
 	o.apply(t, partial, "--timeout", "5s").says(t, "worker-1: it undoes everything by itself within 1m5s")
 	eventually(t, 2*time.Minute, func() error {
@@ -275,17 +261,17 @@ func cutOff(t *testing.T, o *operator) {
 		return nil
 	})
 	t.Logf("healed %.0f s after the apply began", time.Since(start).Seconds())
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.ready(t, workers...)
 }
 
 // A worker comes, and goes.
 func worker(t *testing.T, o *operator) {
-	o.write(t, `    - name: worker-3
+	o.write(t, wishes{nodes: `    - name: worker-3
       roles: [worker]
       address: 10.240.0.23
       podCIDR: 10.200.3.0/24
-`)
+`})
 	o.run(t, done, "lab", "up")
 	o.run(t, done, "pki", "issue")
 	r := o.begin(t, "apply", "--lab", "--auto-approve")
@@ -299,7 +285,7 @@ func worker(t *testing.T, o *operator) {
 	o.kubectl(t, "drain", "worker-3", "--ignore-daemonsets", "--delete-emptydir-data")
 	o.run(t, done, "reset", "--lab", "--on", "worker-3", "--confirm", o.cluster)
 	o.kubectl(t, "delete", "node", "worker-3")
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.run(t, done, "lab", "up")
 	o.apply(t, done)
 	o.ready(t, workers...)

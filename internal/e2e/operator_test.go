@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,7 +37,8 @@ type operator struct {
 	kthwc   string // the program
 	dir     string // where cluster.yaml is
 	cluster string // its name
-	base    string // the example's text
+	example string // the example's text
+	kept    wishes // what it has beside
 	forward string // the port of this machine that leads to the API
 }
 
@@ -49,17 +51,17 @@ func newOperator(t *testing.T, example string) *operator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &operator{kthwc: build(t), dir: t.TempDir(), base: string(text), cluster: strings.TrimSuffix(example, ".yaml")}
+	o := &operator{kthwc: build(t), dir: t.TempDir(), example: string(text), cluster: strings.TrimSuffix(example, ".yaml")}
 	if *inLab != "" {
 		o.dir = *inLab
-		o.write(t, "")
+		o.write(t, wishes{})
 		o.kubeconfig(t)
 		o.run(t, done, "lab", "up")
 		o.run(t, done, "apply", "--lab", "--auto-approve")
 		return o
 	}
 	t.Cleanup(func() { o.leave(t) })
-	o.write(t, "")
+	o.write(t, wishes{})
 	o.boot(t)
 	return o
 }
@@ -95,17 +97,44 @@ func (o *operator) kubeconfig(t *testing.T) {
 	}
 }
 
-// write is cluster.yaml: the example, with more lines at the end of its spec.
-func (o *operator) write(t *testing.T, more string) {
-	t.Helper()
-	o.replace(t, o.base+more)
+// wishes are what cluster.yaml has beside the example.
+type wishes struct {
+	nodes string // lines at the end of its last list
+	spec  string // lines of its spec
+	flags []arg
 }
 
-func (o *operator) replace(t *testing.T, text string) {
+// arg is a row of extraArgs.
+type arg struct{ component, name, value string }
+
+// write writes cluster.yaml: the example, what was kept, and more.
+func (o *operator) write(t *testing.T, more wishes) {
 	t.Helper()
+	text := o.example + more.nodes + o.kept.spec + more.spec
+	flags := slices.Concat(o.kept.flags, more.flags)
+	slices.SortStableFunc(flags, func(a, b arg) int { return strings.Compare(a.component, b.component) })
+	for i, f := range flags {
+		if i == 0 {
+			text += "  extraArgs:\n"
+		}
+		if i == 0 || flags[i-1].component != f.component {
+			text += "    " + f.component + ":\n"
+		}
+		text += fmt.Sprintf("      %s: %q\n", f.name, f.value)
+	}
 	if err := os.WriteFile(filepath.Join(o.dir, "cluster.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// scheduler is a change that is made fast and does little.
+func scheduler(verbosity int) wishes {
+	return wishes{flags: []arg{{"kube-scheduler", "v", strconv.Itoa(verbosity)}}}
+}
+
+// apiserver is a change of every API server.
+func apiserver(name, value string) wishes {
+	return wishes{flags: []arg{{"kube-apiserver", name, value}}}
 }
 
 // answer is how a command ended.
@@ -192,12 +221,17 @@ func (o *operator) on(t *testing.T, node, program string) string {
 // kubectl speaks to the API through the balancer, as a person on this machine.
 func (o *operator) kubectl(t *testing.T, args ...string) string {
 	t.Helper()
+	a := o.tryKubectl(t, args...)
+	a.is(t, done)
+	return strings.TrimSpace(a.stdout)
+}
+
+func (o *operator) tryKubectl(t *testing.T, args ...string) answer {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	defer cancel()
 	args = append([]string{"--kubeconfig", o.state("admin.kubeconfig"), "--server", "https://" + o.forward}, args...)
-	a := ended(t, exec.CommandContext(ctx, kubectlProgram(), args...), "kubectl "+strings.Join(args, " "))
-	a.is(t, done)
-	return strings.TrimSpace(a.stdout)
+	return ended(t, exec.CommandContext(ctx, kubectlProgram(), args...), "kubectl "+strings.Join(args, " "))
 }
 
 // state is a file of the cluster's state directory.
@@ -338,7 +372,7 @@ func (o *operator) report(t *testing.T) {
 // mend goes back to the example after a chapter that failed, so that the next
 // one is told at all.
 func (o *operator) mend(t *testing.T) {
-	o.write(t, "")
+	o.write(t, wishes{})
 	for _, args := range [][]string{{"unlock", "--lab"}, {"lab", "up"}, {"apply", "--lab", "--auto-approve"}} {
 		if a := o.try(t, args...); a.code != done {
 			t.Logf("%s: exit %d\n%s%s", a.what, a.code, a.stdout, a.stderr)
