@@ -28,8 +28,10 @@ func (s Step) String() string {
 }
 
 // Small says whether a step is but a part of a machine, which boots and is ready
-// in steps that are not.
-func (s Step) Small() bool { return s.Of != "" && s.Kind != boot && s.Kind != ready }
+// in steps that are not, or of a root file system, which outlives the lab.
+func (s Step) Small() bool {
+	return s.Of != "" && s.Kind != boot && s.Kind != ready || s.Kind == image
+}
 
 func (s Step) key() [2]string { return [2]string{s.Kind, s.Of} }
 
