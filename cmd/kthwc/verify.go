@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -72,6 +73,9 @@ func (s *session) verify(ctx context.Context, f *verifyFlags) error {
 		f.External = lab.ExternalName
 	}
 	if f.archive != "" {
+		if _, err := os.Stat(f.archive); err != nil {
+			return &exitError{exitUsage, err.Error(), "`make lab-artifacts` writes build/artifacts/kthwc.dev/lab/toolbox/1-linux-" + runtime.GOARCH + ".tar"}
+		}
 		f.Archive = func() (io.ReadCloser, error) { return os.Open(f.archive) }
 	}
 	word := make([]byte, 4)

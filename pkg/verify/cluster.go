@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/kube"
@@ -129,13 +130,28 @@ func apiService(ctx context.Context, p *probe, client *kube.Client) {
 func dnsService(ctx context.Context, p *probe, client *kube.Client) {
 	p.service(ctx, client, "kube-system", "kube-dns", []string{p.Cluster.Network.DNS.V.String()},
 		blame{cause: "pods ask another address than the one that the cluster's DNS has", help: "kubectl -n kube-system delete service kube-dns, then kthwc apply"})
-	want := fmt.Sprintf("%d CoreDNS pods are ready", p.Cluster.DNS.Replicas.V)
-	list, err := endpoints(ctx, client, "kube-system", "kube-dns")
-	if err != nil {
+	p.dnsServers(ctx, client)
+}
+
+// dnsServers waits until all of CoreDNS is ready: it may have been applied a
+// moment ago.
+func (p *probe) dnsServers(ctx context.Context, client *kube.Client) {
+	ctx, cancel := context.WithTimeout(ctx, p.o.Patience)
+	defer cancel()
+	want, got := fmt.Sprintf("%d CoreDNS pods are ready", p.Cluster.DNS.Replicas.V), ""
+	err := kube.Wait(ctx, "CoreDNS", 500*time.Millisecond, p.waiting, func(ctx context.Context) (bool, string, error) {
+		list, err := endpoints(ctx, client, "kube-system", "kube-dns")
+		if err != nil {
+			return false, "", err
+		}
+		got = fmt.Sprintf("%d CoreDNS pods are ready", len(list))
+		return got == want, got, nil
+	})
+	if err != nil && got == "" {
 		p.fail("", "DNS servers", want, said(err), apiFault(err))
 		return
 	}
-	p.equal("", "DNS servers", want, fmt.Sprintf("%d CoreDNS pods are ready", len(list)), blame{cause: "CoreDNS does not run, or has not all replicas yet", help: "kubectl -n kube-system get pods -l k8s-app=kube-dns; logs of those"})
+	p.equal("", "DNS servers", want, got, blame{cause: "CoreDNS does not run, or has not all replicas yet", help: "kubectl -n kube-system get pods -l k8s-app=kube-dns; logs of those"})
 }
 
 func (p *probe) service(ctx context.Context, client *kube.Client, namespace, name string, want []string, b blame) {

@@ -150,6 +150,11 @@ func (r *run) probe(c check) *probe {
 	return &probe{r, c, r.Now(), r.begun}
 }
 
+// waiting tells the progress what the check waits for.
+func (p *probe) waiting(awaited, state string) {
+	p.tell(Event{Layer: p.layer, Check: p.name, Doing: "waits for " + awaited + ": " + state})
+}
+
 // at is the same check, with a clock of its own: for one of several things.
 func (p *probe) at() *probe { return &probe{p.run, p.check, p.Now(), p.order} }
 
