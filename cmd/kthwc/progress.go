@@ -94,7 +94,8 @@ func (v *progress) line(e apply.Event, mark, detail string) {
 	if e.Took > 0 {
 		took = fmt.Sprintf("%.1fs", e.Took.Seconds())
 	}
-	text := fmt.Sprintf("%-14s %-34s %-6s %6s  %s", node, e.Step, mark, took, strings.ReplaceAll(detail, "\n", "\n    "))
+	detail, _, _ = strings.Cut(detail, "\n") // the rest is said at the end
+	text := fmt.Sprintf("%-14s %-34s %-6s %6s  %s", node, e.Step, mark, took, detail)
 	fmt.Fprintln(v.s.err, strings.TrimRight(text, " "))
 }
 

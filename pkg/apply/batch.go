@@ -127,8 +127,9 @@ func (b *batch) stage(ctx context.Context) error {
 }
 
 func (b *batch) named(node string, err error) error {
-	if err == nil {
-		return nil
+	var gate *GateError // names it
+	if err == nil || errors.As(err, &gate) {
+		return err
 	}
 	return fmt.Errorf("%s: %w", node, err)
 }

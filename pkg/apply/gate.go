@@ -39,8 +39,9 @@ type gate struct {
 const (
 	pollEvery    = 300 * time.Millisecond
 	probeTime    = 5 * time.Second
-	mostRestarts = 5 // systemd has started it again so often: it will not come up
-	logLines     = 15
+	mostRestarts = 3 // systemd has started it again so often: it will not come up
+	logLines     = 10
+	logWidth     = 120
 )
 
 // GateError is a unit that did not come to do its work: the condition that was
@@ -98,9 +99,21 @@ func (g *gate) failed(err error) error {
 	defer cancel()
 	out := &GateError{Node: g.node, Unit: g.unit.Name, Last: err.Error()}
 	if r, err := g.conn.Run(ctx, Command{Script: unitScript, Args: []string{"log", g.unit.Name, strconv.Itoa(logLines)}}); err == nil {
-		out.Log = Printable(string(bytes.TrimSpace(r.Stdout)))
+		out.Log = shortened(string(bytes.TrimSpace(r.Stdout)))
 	}
 	return out
+}
+
+// shortened is a log whose lines fit on a screen.
+func shortened(log string) string {
+	lines := strings.Split(log, "\n")
+	for i, l := range lines {
+		if r := []rune(l); len(r) > logWidth {
+			l = string(r[:logWidth-1]) + "…"
+		}
+		lines[i] = Printable(l)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // look asks systemd, and then the unit itself.

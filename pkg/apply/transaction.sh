@@ -97,8 +97,15 @@ stage() {
 # is no link at all.
 sound() {
 	at=$root$path
-	case $kind in parent | dir) ;; *) return 0 ;; esac
 	[ -e "$at" ] || [ -L "$at" ] || return 0
+	case $kind in
+	parent | dir) ;;
+	*)
+		if [ ! -L "$at" ] && [ ! -f "$at" ] && [ ! -d "$at" ]; then echo "$path is no file, link or directory: nobody else knows what it is for" >&2; exit 65; fi
+		[ -L "$at" ] || [ "$(stat -c %m -- "$at")" != "$at" ] || { echo "$path is a mount: it cannot be replaced" >&2; exit 65; }
+		return 0
+		;;
+	esac
 	if [ "$kind" = dir ] && [ -L "$at" ]; then echo "$path is a link, and shall be a directory" >&2; exit 65; fi
 	[ -d "$at" ] || { echo "$path is no directory" >&2; exit 65; }
 	[ "$kind" = parent ] || return 0
@@ -269,6 +276,16 @@ act() {
 	esac
 }
 
+# untouched says that what save kept is there still: what cannot be changed was
+# not, and need not be put back.
+untouched() {
+	if [ -L "$saved/$index" ]; then
+		[ -L "$at" ] && [ "$(readlink -- "$at")" = "$(readlink -- "$saved/$index")" ]
+	else
+		[ -f "$at" ] && [ ! -L "$at" ] && cmp -s -- "$saved/$index" "$at" && [ "$(stat -c %a:%u:%g -- "$at")" = "$(stat -c %a:%u:%g -- "$saved/$index")" ]
+	fi
+}
+
 # restore puts back what save kept.
 restore() {
 	at=$root$path
@@ -276,10 +293,12 @@ restore() {
 	rm -f -- "$temp"
 	if [ -f "$saved/$index.dir" ]; then
 		[ -d "$at" ] || mkdir -- "$at"
+		[ "$(stat -c "%a$tab%U$tab%G" -- "$at")" != "$(cat "$saved/$index.dir")" ] || return 0
 		IFS=$tab read -r mode owner group <"$saved/$index.dir"
 		chown -- "$owner:$group" "$at"
 		chmod -- "$mode" "$at"
 	elif [ -e "$saved/$index" ] || [ -L "$saved/$index" ]; then
+		if untouched; then return 0; fi
 		cp -a -T -- "$saved/$index" "$temp"
 		place "$temp" "$at"
 	elif [ "$kind" = dir ] || [ "$kind" = parent ]; then
