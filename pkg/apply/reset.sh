@@ -2,7 +2,8 @@
 # real hosts), the epoch of whoever holds the host, and "etcd" and its data
 # directory, if that shall go too. Standard input names what was put here, one a
 # line with a tab: "unit NAME", "block PATH" for files that others write too, or
-# "path PATH". Safe to repeat. Directories go when they are empty; what others put there stays.
+# "path PATH". Safe to repeat. Directories go when they
+# are empty and nothing is mounted there; what others put there stays.
 set -eu
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
@@ -39,7 +40,7 @@ sort -r "$list" | while IFS=$tab read -r kind path; do
 	case $kind in
 	path)
 		if [ -d "$at" ] && [ ! -L "$at" ]; then
-			rmdir --ignore-fail-on-non-empty -- "$at"
+			mountpoint -q -- "$at" || rmdir --ignore-fail-on-non-empty -- "$at"
 		else
 			rm -f -- "$at"
 		fi
