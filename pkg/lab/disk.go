@@ -118,7 +118,7 @@ func (l *Lab) diskKind() kind {
 		ensure:  func(_ context.Context, s Step) error { return l.makeDisk(s) },
 		undo: func(_ context.Context, s Step) error {
 			var errs []error
-			for _, name := range []string{"upper", "work", "root", "real", "console.log"} {
+			for _, name := range []string{"upper", "work", "root", "real", "console.log", "off"} {
 				errs = append(errs, os.RemoveAll(l.path("machines", s.Of, name)))
 			}
 			return errors.Join(errs...)

@@ -26,6 +26,7 @@ type engine struct {
 	journal  *journal
 	progress func(Event)
 	changed  bool
+	off      func(machine string) bool // somebody switched it off; nil: nobody did
 }
 
 // up undoes what is not wanted any more and makes what is missing, in order.
@@ -67,11 +68,23 @@ func (e *engine) refuse(ctx context.Context, steps []Step) error {
 		if !known {
 			return &Error{Refused, fmt.Sprintf("the lab has a %q, which this kthwc does not know", r.Step.Kind), "use the kthwc that made it"}
 		}
-		if k.keep && r.Done && !slices.ContainsFunc(steps, r.Step.equal) && k.present(ctx, r.Step) {
+		if !k.keep || !r.Done || slices.ContainsFunc(steps, r.Step.equal) || !k.present(ctx, r.Step) {
+			continue
+		}
+		switch wanted := slices.ContainsFunc(steps, func(s Step) bool { return s.Of == r.Step.Of }); {
+		case wanted:
 			return wouldDestroy(r.Step)
+		case e.off == nil || !e.off(r.Step.Of):
+			return leftOut(r.Step.Of)
 		}
 	}
 	return nil
+}
+
+// leftOut is about a machine that nobody wants any more: what is on it is thrown
+// away when somebody has switched it off, and not because of a slip of the pen.
+func leftOut(machine string) error {
+	return &Error{Refused, machine + " is a machine of this lab and is not in cluster.yaml", fmt.Sprintf("if it shall go, with all that is on it: `kthwc lab off %s`, then `kthwc lab up`", machine)}
 }
 
 func wouldDestroy(s Step) error {

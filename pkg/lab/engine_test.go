@@ -242,3 +242,29 @@ func TestErrorsNameTheirStep(t *testing.T) {
 		}
 	}
 }
+
+// A machine that is not wanted any more is thrown away when it is off, and the
+// others are left alone.
+func TestLeavingOneOut(t *testing.T) {
+	w := &world{halves: map[string]int{}, random: rand.New(rand.NewPCG(1, 1))}
+	up := func(off string, machines ...string) error {
+		_, _, err := w.run(enough, func(e *engine) error {
+			e.off = func(machine string) bool { return machine == off }
+			return e.up(t.Context(), wanted(machines...))
+		})
+		return err
+	}
+	if err := up("", "a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	for _, off := range []string{"", "a"} {
+		err := up(off, "a")
+		var known *Error
+		if !errors.As(err, &known) || known.Reason != Refused || !strings.Contains(known.Help, "kthwc lab off b") || w.halves["b: disk"] != 2 {
+			t.Fatalf("with %q off: %v; %v", off, err, w.halves)
+		}
+	}
+	if err := up("b", "a"); err != nil || w.halves["b: disk"] != 0 || w.halves["a: disk"] != 2 {
+		t.Fatalf("%v; %v", err, w.halves)
+	}
+}

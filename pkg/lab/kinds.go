@@ -19,7 +19,7 @@ const (
 )
 
 func (l *Lab) engine() *engine {
-	return &engine{journal: l.journal, progress: l.Progress, kinds: map[string]kind{
+	return &engine{journal: l.journal, progress: l.Progress, off: l.isOff, kinds: map[string]kind{
 		image:     l.imageKind(),
 		keys:      l.keysKind(),
 		hostKey:   l.hostKeyKind(),

@@ -142,11 +142,14 @@ func (l *Lab) Up(ctx context.Context, f *Fleet) (changed bool, err error) {
 		return false, err
 	}
 	defer l.end()
+	steps := f.steps(l.site())
+	e := l.engine()
+	if err := e.refuse(ctx, steps); err != nil { // what is refused leaves the fleet as it is
+		return false, err
+	}
 	if err := l.writeFleet(f); err != nil {
 		return false, err
 	}
-	steps := f.steps(l.site())
-	e := l.engine()
 	if err := e.up(ctx, steps); err != nil {
 		return e.changed, err
 	}
