@@ -37,7 +37,7 @@ type hostFlags struct {
 func (s *session) addHostFlags(cmd *cobra.Command) *hostFlags {
 	f := &hostFlags{}
 	cmd.Flags().StringVar(&f.sshConfig, "ssh-config", "", "settings of ssh to use instead of ~/.ssh/config")
-	cmd.Flags().BoolVar(&f.lab, "lab", false, "the hosts are those of `kthwc lab up`: reach them there, with the lab's overlay")
+	cmd.Flags().BoolVar(&f.lab, "lab", false, "the hosts are those of kthwc lab up: reach them there, with the lab's overlay")
 	cmd.Flags().StringSliceVar(&f.on, "on", nil, "only these nodes, or nodes of a role: worker-1,controller")
 	cmd.Flags().IntVar(&f.parallel, "parallel", 16, "so many hosts at once, where nothing speaks against it")
 	cmd.Flags().StringVar(&f.cache, "cache", "", "the directory of what was downloaded; $XDG_CACHE_HOME/kthwc where empty")

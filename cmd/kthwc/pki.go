@@ -513,7 +513,7 @@ func newKubeconfig(s *session) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&file, "output", "o", "", "the file to write, for you alone; admin.kubeconfig beside the store unless set")
-	cmd.Flags().BoolVar(&inLab, "lab", false, "reach the API of `kthwc lab up` from this machine, by the port of its loopback that leads there")
+	cmd.Flags().BoolVar(&inLab, "lab", false, "reach the API of kthwc lab up from this machine, by the port of its loopback that leads there")
 	return cmd
 }
 

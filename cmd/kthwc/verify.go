@@ -47,7 +47,7 @@ not run two at a time. The first broken layer is named: ` + strings.Join(verify.
 		RunE:    func(cmd *cobra.Command, _ []string) error { return s.verify(cmd.Context(), f) },
 	}
 	cmd.Flags().StringVar(&f.sshConfig, "ssh-config", "", "settings of ssh to use instead of ~/.ssh/config")
-	cmd.Flags().BoolVar(&f.lab, "lab", false, "the hosts are those of `kthwc lab up`: reach them there, with the lab's overlay")
+	cmd.Flags().BoolVar(&f.lab, "lab", false, "the hosts are those of kthwc lab up: reach them there, with the lab's overlay")
 	cmd.MarkFlagsMutuallyExclusive("ssh-config", "lab")
 	cmd.Flags().IntVar(&f.parallel, "parallel", 16, "so many hosts at once")
 	cmd.Flags().StringSliceVar(&f.only, "only", nil, "only checks of these layers")
