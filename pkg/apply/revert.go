@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -66,21 +67,46 @@ func (r *Run) revert(ctx context.Context, n *tree.Node, transaction int) error {
 	if c == nil {
 		return errors.New("it is not connected")
 	}
+	if err := r.withoutOne(ctx, n); err != nil {
+		return fmt.Errorf("nothing was touched: %w", err)
+	}
 	tx := &Transaction{Conn: c, Root: r.Root, Generation: transaction, Epoch: r.epoch}
 	end := r.doing(n.Name, "put back")
 	running, err := tx.Revert(ctx)
 	if end(err) != nil {
 		return err
 	}
-	slices.SortFunc(running, func(a, b string) int { return rowOf(a) - rowOf(b) })
-	for _, unit := range running {
+	for _, unit := range slices.SortedFunc(maps.Keys(running), func(a, b string) int { return rowOf(a) - rowOf(b) }) {
 		g, err := r.gate(n.Name, unit)
 		if err != nil {
 			return err
 		}
-		g.unit.Probes = asBefore(g.unit.Probes)
+		g.unit.Probes, g.before = asBefore(g.unit.Probes), running[unit]
 		end := r.doing(n.Name, unit)
 		if err := end(g.pass(ctx, r.Gate)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// withoutOne says whether the cluster does without a node for a moment: every
+// other member of etcd and every other API server answers.
+func (r *Run) withoutOne(ctx context.Context, n *tree.Node) error {
+	for _, unit := range []string{etcdUnit, apiserverUnit} {
+		others := slices.DeleteFunc(r.running(unit), func(node string) bool { return node == n.Name })
+		if !has(n, unit) {
+			continue
+		}
+		err := r.each(ctx, others, func(ctx context.Context, node string) error {
+			g, err := r.gate(node, unit)
+			if err != nil {
+				return err
+			}
+			g.unit.Probes = asBefore(g.unit.Probes)
+			return g.pass(ctx, 30*time.Second)
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -95,12 +95,13 @@ func (t *Transaction) Commit(ctx context.Context) error { return t.step(ctx, "co
 func (t *Transaction) Rollback(ctx context.Context) error { return t.step(ctx, "rollback") }
 
 // Revert puts back what was there before the generation that was committed last,
-// and says which units run again.
-func (t *Transaction) Revert(ctx context.Context) (running []string, err error) {
+// and says which units run again, each with the invocation that it had until now.
+func (t *Transaction) Revert(ctx context.Context) (running map[string]string, err error) {
 	r, err := t.run(ctx, nil, "revert")
+	running = map[string]string{}
 	for line := range strings.Lines(string(r.Stdout)) {
-		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) == 3 && f[1] == "active" {
-			running = append(running, f[0])
+		if f := strings.Split(strings.TrimRight(line, "\n"), "\t"); len(f) == 3 && f[1] == "active" {
+			running[f[0]] = f[2]
 		}
 	}
 	return running, err
@@ -114,7 +115,20 @@ func (t *Transaction) step(ctx context.Context, do string, args ...string) error
 	return err
 }
 
+// stepTime bounds a step that is not cut short.
+const stepTime = 5 * time.Minute
+
+// run runs one step. What changes the host is brought to its end, whoever loses
+// patience meanwhile: it takes moves and syncs of small files, and no more.
 func (t *Transaction) run(ctx context.Context, stdin []byte, do string, args ...string) (Result, error) {
+	if do != "stage" {
+		if err := ctx.Err(); err != nil {
+			return Result{}, err
+		}
+		steady, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
+		defer cancel()
+		ctx = steady
+	}
 	epoch := "-"
 	if t.Epoch > 0 {
 		epoch = strconv.Itoa(t.Epoch)

@@ -14,7 +14,7 @@
 #   commit N    the generation is what this host shall be from now on
 #   rollback N  put back what install saved, units included; safe to repeat
 #   revert N    the same with the generation that was committed last; prints how
-#               each of its units was before
+#               each of its units was before it, and its invocation until now
 #   recover     roll back whatever was begun and not committed
 #   guard N     what the timer does: rollback, unless it is committed
 #   boot        what the unit at boot does: recover, before anything is started
@@ -102,7 +102,9 @@ sound() {
 	parent | dir) ;;
 	*)
 		if [ ! -L "$at" ] && [ ! -f "$at" ] && [ ! -d "$at" ]; then echo "$path is no file, link or directory: nobody else knows what it is for" >&2; exit 65; fi
-		[ -L "$at" ] || [ "$(stat -c %m -- "$at")" != "$at" ] || { echo "$path is a mount: it cannot be replaced" >&2; exit 65; }
+		case "$mounts" in *"
+$at
+"*) echo "$path is a mount: it cannot be replaced" >&2; exit 65 ;; esac
 		return 0
 		;;
 	esac
@@ -239,6 +241,7 @@ install() {
 	case $(progress "$n") in
 	staged)
 		each verify "$dir/entries"
+		mounts=$(echo; cut -d ' ' -f 5 /proc/self/mountinfo; echo .)
 		each sound "$dir/entries"
 		rm -rf "$saved"
 		mkdir "$saved"
@@ -375,8 +378,10 @@ revert() {
 		exit 65
 		;;
 	esac
+	while IFS=$tab read -r unit active enabled; do
+		printf '%s\t%s\t%s\n' "$unit" "$active" "$([ -n "$root" ] || systemctl show -p InvocationID --value "$unit")"
+	done <"$saved/units"
 	undo
-	cat "$saved/units"
 	if [ -f "$saved/confirmed" ]; then
 		cp -T -- "$saved/confirmed" "$base/.confirmed"
 		place "$base/.confirmed" "$base/confirmed"
@@ -392,8 +397,8 @@ generation() { sed -n 's/^{"generation":\([0-9]*\).*/\1/p' "$1" 2>/dev/null || t
 
 confirmed() { generation "$base/confirmed"; }
 
-# commit keeps what can be reverted to: the generation before this one, and what
-# this one replaced. Contents are on the host already, and secrets among them.
+# commit keeps what can be reverted to: what this generation replaced, and the
+# record of the one before. Contents are on the host already, and secrets among them.
 commit() {
 	case $(progress "$n") in
 	installed)
@@ -414,6 +419,7 @@ commit() {
 	for old in "$base"/gen/*; do
 		case ${old##*/} in "$n" | "$before") ;; *) rm -rf -- "$old" ;; esac
 	done
+	[ -z "$before" ] || rm -rf -- "$base/gen/$before/saved"
 }
 
 recover() {
