@@ -312,7 +312,9 @@ func (c *comparison) file(f *tree.File, sum io.Writer) {
 	want, change := c.wanted(f)
 	fmt.Fprintf(sum, "%q %v\n", f.Path, want)
 	is, there := c.state.Entries[f.Path]
-	c.drift(f.Path, is, there)
+	if !f.Block || !there || len(differences(want, is)) > 0 { // the rest of it is others'
+		c.drift(f.Path, is, there)
+	}
 	switch {
 	case f.Kind == tree.Absent && !there, there && change.NotIssued == "" && len(differences(want, is)) == 0:
 		c.out.Same++

@@ -295,6 +295,7 @@ func TestPreflight(t *testing.T) {
 		"root": func(f *Facts) { f.UID = 1000 }, "its init": func(f *Facts) { f.Init = "runit" }, "hostnamectl": func(f *Facts) { f.Hostname = "localhost" },
 		"another processor": func(f *Facts) { f.Arch = "arm64" }, "swapoff": func(f *Facts) { f.Swaps = []string{"/dev/sda2"} },
 		"MiB are free": func(f *Facts) { f.FreeBytes = 1 << 20 }, "files more": func(f *Facts) { f.FreeInodes = 3 }, "flock is missing": func(f *Facts) { f.Tools["flock"] = false },
+		"swap comes back":      func(f *Facts) { f.SwapAtBoot = []string{"/dev/sda2"} },
 		"names no name server": func(f *Facts) { f.Resolvers = 0 },
 		"1h0m0s ahead":         func(f *Facts) { f.Skew = time.Hour }, "6m0s behind": func(f *Facts) { f.Skew = -6 * time.Minute },
 	} {
@@ -336,6 +337,28 @@ func TestNothingIsDoneThroughLinks(t *testing.T) {
 		hosts["worker-0"].State.Entries["/etc/kubernetes"] = Observed{Kind: kind, Mode: 0o777, Owner: "root", Group: "root", Target: "/tmp/x"}
 		if problems := planned(t, out, hosts).Host("worker-0").Problems; len(problems) != 1 || !strings.Contains(problems[0], "/etc/kubernetes is "+orOther(kind)+", and shall be dir: move it away") {
 			t.Errorf("%q: %q", kind, problems)
+		}
+	}
+}
+
+// What others write into a file that they share with us is no drift; what they do
+// to our part of it is.
+func TestSharedFilesAreNoDrift(t *testing.T) {
+	out := rendered(t, asIs)
+	for more, drifts := range map[string]int{"192.0.2.1 other\n": 0, "": 1} {
+		hosts := applied(t, out)
+		s := hosts["worker-0"].State
+		text := s.Contents["/etc/hosts"] + more
+		if more == "" {
+			text = strings.Replace(text, "10.240.0.10", "10.240.0.99", 1)
+		}
+		s.Contents["/etc/hosts"] = text
+		e := s.Entries["/etc/hosts"]
+		e.Digest, e.Size = tree.Digest([]byte(text)), int64(len(text))
+		s.Entries["/etc/hosts"] = e
+		p := planned(t, out, hosts)
+		if h := p.Host("worker-0"); len(h.Drift) != drifts || len(h.Changes) != drifts || p.Empty() != (drifts == 0) {
+			t.Errorf("with %q: drift %v, changes %v", more, h.Drift, h.Changes)
 		}
 	}
 }
