@@ -77,18 +77,26 @@ func newDiff(s *session) *cobra.Command {
 
 // rendered reads one directory; source is the name of its cluster.yaml in positions.
 func (s *session) rendered(dir, source string) (diff.Side, error) {
-	r, err := tree.ReadDir(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return diff.Side{}, &exitError{exitFailure, dir + " is not a rendered directory: it has no " + tree.ManifestName, "write it first: kthwc render -o " + dir}
-	case err != nil:
-		return diff.Side{}, &exitError{exitFailure, fmt.Sprintf("%s cannot be read: %v", dir, err), "render it anew"}
+	r, err := s.readRendered(dir)
+	if err != nil {
+		return diff.Side{}, err
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "input/cluster.yaml"))
 	if err != nil {
 		return diff.Side{}, &exitError{exitFailure, fmt.Sprintf("%s cannot be read: %v", dir, err), "render it anew"}
 	}
 	return diff.Side{Tree: r.Tree, Doc: schema.Peek(source, text), Edited: r.Edited}, nil
+}
+
+func (s *session) readRendered(dir string) (*tree.Rendered, error) {
+	r, err := tree.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &exitError{exitFailure, dir + " is not a rendered directory: it has no " + tree.ManifestName, "write it first: kthwc render -o " + dir}
+	case err != nil:
+		return nil, &exitError{exitFailure, fmt.Sprintf("%s cannot be read: %v", dir, err), "render it anew"}
+	}
+	return r, nil
 }
 
 // releaseOf is the release that a document asks for, or the newest.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ type hostFlags struct {
 	on        []string
 	parallel  int
 	cache     string
+	from      string
 }
 
 func (s *session) addHostFlags(cmd *cobra.Command) *hostFlags {
@@ -39,6 +41,8 @@ func (s *session) addHostFlags(cmd *cobra.Command) *hostFlags {
 	cmd.Flags().StringVar(&f.sshConfig, "ssh-config", "", "settings of ssh to use instead of ~/.ssh/config")
 	cmd.Flags().BoolVar(&f.lab, "lab", false, "the hosts are those of kthwc lab up: reach them there, with the lab's overlay")
 	cmd.Flags().StringSliceVar(&f.on, "on", nil, "only these nodes, or nodes of a role: worker-1,controller")
+	cmd.Flags().StringVar(&f.from, "from", "", "a directory of kthwc render: bring exactly these files, and render nothing")
+	complete(cmd, "from", directories)
 	cmd.Flags().IntVar(&f.parallel, "parallel", 16, "so many hosts at once, where nothing speaks against it")
 	cmd.Flags().StringVar(&f.cache, "cache", "", "the directory of what was downloaded; $XDG_CACHE_HOME/kthwc where empty")
 	cmd.MarkFlagsMutuallyExclusive("ssh-config", "lab")
@@ -70,6 +74,11 @@ func (s *session) connect(ctx context.Context, f *hostFlags) (*hosts, error) {
 		return nil, err
 	}
 	h.built = b
+	if f.from != "" {
+		if b.tree, err = s.exactly(f.from, b); err != nil {
+			return nil, err
+		}
+	}
 	if err := h.material(); err != nil {
 		return nil, err
 	}
@@ -78,6 +87,23 @@ func (s *session) connect(ctx context.Context, f *hostFlags) (*hosts, error) {
 	}
 	h.dial(ctx)
 	return h, ctx.Err()
+}
+
+// exactly is a rendered directory as it was reviewed. One that was edited by hand
+// since, or rendered from another cluster.yaml, is refused.
+func (s *session) exactly(dir string, b *built) (*tree.Tree, error) {
+	r, err := s.readRendered(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Edited) > 0 {
+		return nil, &exitError{exitFailure, fmt.Sprintf("%s was edited by hand: %s", dir, strings.Join(r.Edited, ", ")), "render it anew, and write what you want of it in cluster.yaml"}
+	}
+	was, is := r.Tree.File("input/cluster.yaml"), b.tree.File("input/cluster.yaml")
+	if was == nil || !bytes.Equal(was.Body.Bytes(), is.Body.Bytes()) {
+		return nil, &exitError{exitFailure, fmt.Sprintf("%s was rendered from another %s", dir, filepath.Base(s.file)), s.renderTo(dir)}
+	}
+	return r.Tree, nil
 }
 
 // throughLab uses the lab's network, keys and overlay.

@@ -188,6 +188,40 @@ func (f *fleet) read(name string) string {
 	return string(text)
 }
 
+// What was rendered and reviewed is what is brought, and nothing else: a directory
+// that was edited, or is of another cluster.yaml, is refused.
+func TestExactlyWhatWasReviewed(t *testing.T) {
+	f := newFleet(t)
+	dir := filepath.Join(f.dir, "rendered")
+	var e bytes.Buffer
+	if code := run(t.Context(), []string{"render", "-f", filepath.Join(f.dir, "cluster.yaml"), "-o", dir}, stdio{nil, &bytes.Buffer{}, &e}, f.getenv); code != 0 {
+		t.Fatal(e.String())
+	}
+	same := func(args ...string) apply.Plan {
+		_, out, said := f.kthwc(append([]string{"plan", "--format", "json"}, args...)...)
+		var p apply.Plan
+		if err := json.Unmarshal([]byte(out), &p); err != nil {
+			t.Fatalf("%v\n%s", err, said)
+		}
+		return p
+	}
+	p, q := same(), same("--from", dir)
+	if p.Tree != q.Tree || p.Tree == "" {
+		t.Errorf("%s and %s", p.Tree, q.Tree)
+	}
+	unit := "rendered/nodes/worker-0/etc/systemd/system/kubelet.service"
+	text := f.read(unit)
+	f.write(unit, text+"# mine\n")
+	if code, _, said := f.kthwc("plan", "--from", dir); code != exitFailure || !strings.Contains(said, "was edited by hand: nodes/worker-0/etc/systemd/system/kubelet.service") {
+		t.Errorf("%d %s", code, said)
+	}
+	f.write(unit, text)
+	f.write("cluster.yaml", f.read("cluster.yaml")+"# changed\n")
+	if code, _, said := f.kthwc("plan", "--from", dir); code != exitFailure || !strings.Contains(said, "was rendered from another cluster.yaml") {
+		t.Errorf("%d %s", code, said)
+	}
+}
+
 // What is asked for wrongly is said in a sentence, with what to do.
 func TestHostVerbsRefuse(t *testing.T) {
 	f := newFleet(t)

@@ -57,9 +57,9 @@ type Facts struct {
 	Skew                                        time.Duration // how much that clock is ahead of ours
 	UID                                         int
 	CgroupV2                                    bool
-	Resolvers                                   int   // name servers of resolv.conf(5)
-	FreeBytes, FreeInodes                       int64 // where generations are kept; inodes may be Unlimited
-	Swaps                                       []string
+	Resolvers                                   int      // name servers of resolv.conf(5)
+	FreeBytes, FreeInodes                       int64    // where generations are kept; inodes may be Unlimited
+	Swaps, SwapAtBoot                           []string // that are active; that fstab(5) has
 	Tools                                       map[string]bool
 }
 
@@ -215,6 +215,7 @@ var factReaders = map[string]func(*Facts, string){
 	"now":      func(f *Facts, v string) { f.Clock = time.Unix(number(v), 0).UTC() },
 	"user":     func(f *Facts, v string) { f.UID = int(number(v)) },
 	"fs":       fileSystem,
+	"fstab":    func(f *Facts, v string) { f.SwapAtBoot = append(f.SwapAtBoot, v) },
 	"resolver": func(f *Facts, _ string) { f.Resolvers++ },
 	"swap":     func(f *Facts, v string) { f.Swaps = append(f.Swaps, v) },
 	"tool":     func(f *Facts, v string) { f.Tools[v] = true },

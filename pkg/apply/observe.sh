@@ -69,6 +69,11 @@ stat -f -c 'fs=%T %a %S %c %d %n' -- /sys/fs/cgroup "$state" 2>/dev/null
 while read -r device kind _; do
 	[ "$kind" = Type ] || printf 'swap=%s\n' "$device"
 done </proc/swaps
+if [ -r "$root/etc/fstab" ]; then
+	while read -r device _ type _; do
+		case $device in \#*) ;; *) [ "$type" != swap ] || printf 'fstab=%s\n' "$device" ;; esac
+	done <"$root/etc/fstab"
+fi
 if [ -r "$root/etc/resolv.conf" ]; then
 	while read -r key _; do
 		[ "$key" != nameserver ] || echo resolver=

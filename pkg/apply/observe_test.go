@@ -26,6 +26,7 @@ func host(t *testing.T) string {
 	}
 	for path, content := range map[string]string{
 		"etc/machine-id": "0123\n", "etc/os-release": "ID=debian\nVERSION_ID=\"12\"\n", "etc/with space/a 'quoted' file": "x", "etc/nothing": "",
+		"etc/fstab":               "# /dev/x none swap\n/dev/sda1 / ext4\n/dev/sda2 none swap sw 0 0\n",
 		"var/lib/kthwc/confirmed": `{"kind":"Manifest"}` + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(root, path), []byte(content), 0o640); err != nil {
@@ -63,7 +64,7 @@ func TestObserve(t *testing.T) {
 			}
 		}
 		f := s.Facts
-		if f.Machine != "0123" || f.OS != "debian" || f.OSVersion != "12" || f.FreeBytes == 0 || f.Boot == "" || !f.Tools["tar"] {
+		if f.Machine != "0123" || f.OS != "debian" || f.OSVersion != "12" || f.FreeBytes == 0 || f.Boot == "" || !f.Tools["tar"] || len(f.SwapAtBoot) != 1 || f.SwapAtBoot[0] != "/dev/sda2" {
 			t.Errorf("%+v", f)
 		}
 		if s.Contents["/etc/os-release"] != "ID=debian\nVERSION_ID=\"12\"\n" {

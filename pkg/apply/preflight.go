@@ -32,6 +32,9 @@ var checks = []func(*desired, *State) string{
 	func(n *desired, s *State) string {
 		return want(n.Swap != "off" || len(s.Facts.Swaps) == 0, "swap is on (%v): swapoff -a, and take it out of /etc/fstab", s.Facts.Swaps)
 	},
+	func(n *desired, s *State) string {
+		return want(n.Swap != "off" || len(s.Facts.SwapAtBoot) == 0, "swap comes back at the next boot: take %v out of /etc/fstab", s.Facts.SwapAtBoot)
+	},
 	func(_ *desired, s *State) string {
 		return want(s.Facts.FreeInodes == Unlimited || s.Facts.FreeInodes > 2000, "only %d files more can be made below /var/lib", s.Facts.FreeInodes)
 	},
