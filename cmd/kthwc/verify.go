@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -163,10 +164,10 @@ func (s *session) reportVerify(f *verifyFlags, r *verify.Report) error {
 func (s *session) writeReport(format string, verbose bool, r *verify.Report) error {
 	switch format {
 	case "json":
-		return s.document("VerifyReport", map[string]any{
-			"cluster": r.Cluster, "profile": r.Profile, "kubernetes": r.Kubernetes, "started": r.Started, "tookMilliseconds": r.Took.Milliseconds(),
-			"ok": r.OK(), "counts": r.Counts(), "firstBroken": r.First(), "results": r.Results, "leftovers": r.Leftovers,
-		})
+		encoder := json.NewEncoder(s.out)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(r.Document())
 	case "junit":
 		return r.JUnit(s.out)
 	}

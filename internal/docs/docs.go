@@ -27,6 +27,7 @@ func pages() []page {
 		page{"coverage.md", coverage},
 		page{"plan.schema.json", planSchema},
 		page{"event.schema.json", eventSchema},
+		page{"verify.schema.json", verifySchema},
 		page{"errors.md", func(fs.FS) (string, error) { return errorCodes(), nil }},
 	)
 }

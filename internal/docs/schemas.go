@@ -12,13 +12,14 @@ import (
 	"github.com/invopop/jsonschema"
 
 	"github.com/kthwc/kthwc/pkg/apply"
+	"github.com/kthwc/kthwc/pkg/verify"
 )
 
 // schemaOf is the JSON Schema (draft 2020-12) of what a command writes, read off
 // the type that is written; what a field means is its comment.
-func schemaOf(value any, title string) func(fs.FS) (string, error) {
+func schemaOf(dir string, value any, title string) func(fs.FS) (string, error) {
 	return func(project fs.FS) (string, error) {
-		comments, err := commentsOf(project, "pkg/apply")
+		comments, err := commentsOf(project, dir)
 		if err != nil {
 			return "", err
 		}
@@ -34,8 +35,9 @@ func schemaOf(value any, title string) func(fs.FS) (string, error) {
 }
 
 var (
-	planSchema  = schemaOf(&apply.Plan{}, "kthwc plan --format json")
-	eventSchema = schemaOf(&apply.EventRecord{}, "kthwc apply --format json, one object a line")
+	planSchema   = schemaOf("pkg/apply", &apply.Plan{}, "kthwc plan --format json")
+	eventSchema  = schemaOf("pkg/apply", &apply.EventRecord{}, "kthwc apply --format json, one object a line")
+	verifySchema = schemaOf("pkg/verify", &verify.Document{}, "kthwc verify --format json")
 )
 
 // commentsOf are the comments of a package's types ("Type.") and fields

@@ -9,6 +9,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/kthwc/kthwc/pkg/apply"
+	"github.com/kthwc/kthwc/pkg/verify"
 )
 
 // compiled is a published schema as a reader of plans has it.
@@ -47,7 +48,7 @@ func judged(t *testing.T, s *jsonschema.Schema, value any) error {
 	return s.Validate(doc)
 }
 
-// What kthwc plan and kthwc apply write is what their published schemas say, and
+// What kthwc plan, apply and verify write is what their published schemas say, and
 // what has another shape is refused.
 func TestPublishedSchemas(t *testing.T) {
 	plan := apply.Plan{
@@ -64,6 +65,9 @@ func TestPublishedSchemas(t *testing.T) {
 	for file, good := range map[string]any{
 		"plan.schema.json":  plan,
 		"event.schema.json": apply.EventRecord{Version: 1, Time: "2026-01-01T00:00:00Z", Type: "summary", Exit: &exit},
+		"verify.schema.json": (&verify.Report{Cluster: "c", Results: []verify.Result{
+			{Layer: verify.LayerRoute, Name: "a route", Node: "worker-0", Status: verify.Failed, Expected: "a", Actual: "b", Cause: "c", Help: "d"}, {Layer: verify.LayerTLS, Name: "n", Status: verify.OK},
+		}}).Document(),
 	} {
 		s := compiled(t, file)
 		if err := judged(t, s, good); err != nil {

@@ -24,7 +24,7 @@ const (
 	steadyRow   = 12
 	watched     = 20
 	watchEvery  = 250 * time.Millisecond
-	stopBounded = 60 * time.Second
+	stopBounded = 2 * time.Minute // a server waits a minute for whoever watches
 )
 
 // balanced stops one API server and asks the balancer: once it has noticed, no

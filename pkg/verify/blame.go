@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/kthwc/kthwc/internal/printable"
 	"github.com/kthwc/kthwc/pkg/apply"
 	"github.com/kthwc/kthwc/pkg/compile"
 )
@@ -149,7 +150,7 @@ func refused(a *answer, name string) blame {
 
 // short is the beginning of a text on one line, for a table.
 func short(text string) string {
-	text = apply.Printable(strings.Join(strings.Fields(text), " "))
+	text = printable.Text(strings.Join(strings.Fields(text), " "))
 	const most = 160
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "…"

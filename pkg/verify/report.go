@@ -98,13 +98,35 @@ type Result struct {
 
 // Report is everything that a run found.
 type Report struct {
-	Cluster    string        `json:"cluster"`
-	Profile    string        `json:"profile"`
-	Kubernetes string        `json:"kubernetes"`
-	Started    time.Time     `json:"started"`
-	Took       time.Duration `json:"-"`
-	Results    []Result      `json:"results"`             // by layer, then in the order of checks
-	Leftovers  []string      `json:"leftovers,omitempty"` // what could not be cleaned up
+	Cluster    string
+	Profile    string
+	Kubernetes string
+	Started    time.Time
+	Took       time.Duration
+	Results    []Result // by layer, then in the order of checks
+	Leftovers  []string // what could not be cleaned up
+}
+
+// Document is a report as other programs read it.
+type Document struct {
+	APIVersion  string         `json:"apiVersion"`
+	Kind        string         `json:"kind"`
+	Cluster     string         `json:"cluster"`
+	Profile     string         `json:"profile"`
+	Kubernetes  string         `json:"kubernetes"`
+	Started     time.Time      `json:"started"`
+	Took        int64          `json:"tookMilliseconds"`
+	OK          bool           `json:"ok"`                    // nothing failed, and nothing was left behind
+	Counts      map[Status]int `json:"counts"`                // of results, by status
+	FirstBroken *Result        `json:"firstBroken,omitempty"` // the first failure of the lowest broken layer, which does not follow from another
+	Results     []Result       `json:"results"`               // by layer, then in the order of checks
+	Leftovers   []string       `json:"leftovers"`             // what could not be cleaned up
+}
+
+// Document is the report in its published shape.
+func (r *Report) Document() Document {
+	return Document{APIVersion: "kthwc.dev/v1alpha1", Kind: "VerifyReport", Cluster: r.Cluster, Profile: r.Profile, Kubernetes: r.Kubernetes, Started: r.Started,
+		Took: r.Took.Milliseconds(), OK: r.OK(), Counts: r.Counts(), FirstBroken: r.First(), Results: append([]Result{}, r.Results...), Leftovers: append([]string{}, r.Leftovers...)}
 }
 
 // Counts is how many results there are of each status.
