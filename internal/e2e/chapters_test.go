@@ -284,9 +284,15 @@ func worker(t *testing.T, o *operator) {
 
 	o.kubectl(t, "drain", "worker-3", "--ignore-daemonsets", "--delete-emptydir-data")
 	o.run(t, done, "reset", "--lab", "--on", "worker-3", "--confirm", o.cluster)
-	o.kubectl(t, "delete", "node", "worker-3")
+	o.on(t, "worker-3", "! test -e /usr/local/bin/kubelet; ! test -e /opt/kthwc; ! grep -q kthwc /etc/hosts; ! ls /var/lib/kubelet | grep .; ! ip link show cnio0")
 	o.write(t, wishes{})
+	o.run(t, invalid, "lab", "up").says(t, "worker-3 is a machine of this lab and is not in cluster.yaml", "kthwc lab off worker-3")
+	o.run(t, done, "plan", "--lab").says(t, "the cluster has the node worker-3, and cluster.yaml has not")
+	o.kubectl(t, "delete", "node", "worker-3")
+	o.run(t, done, "lab", "off", "worker-3")
 	o.run(t, done, "lab", "up")
+	o.apply(t, done)
+	o.run(t, done, "pki", "renew")
 	o.apply(t, done)
 	o.ready(t, workers...)
 }

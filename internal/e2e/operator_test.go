@@ -27,6 +27,7 @@ import (
 const (
 	done    = 0
 	pending = 2
+	invalid = 3
 	refused = 4
 	partial = 6
 	undone  = 7
@@ -39,7 +40,6 @@ type operator struct {
 	cluster string // its name
 	example string // the example's text
 	kept    wishes // what it has beside
-	forward string // the port of this machine that leads to the API
 }
 
 // newOperator brings an example's cluster up, and takes its lab down with the
@@ -84,17 +84,10 @@ func (o *operator) boot(t *testing.T) {
 	o.kubeconfig(t)
 }
 
-// kubeconfig writes the operator's, and finds the port that leads to the API.
+// kubeconfig writes the operator's, which leads to the API from this machine.
 func (o *operator) kubeconfig(t *testing.T) {
 	t.Helper()
-	o.run(t, done, "kubeconfig")
-	var status struct {
-		Forward struct{ Address string }
-	}
-	o.try(t, "lab", "status", "--format", "json").parse(t, &status)
-	if o.forward = status.Forward.Address; o.forward == "" {
-		t.Fatal("lab status names no port that leads to the API")
-	}
+	o.run(t, done, "kubeconfig", "--lab")
 }
 
 // wishes are what cluster.yaml has beside the example.
@@ -230,7 +223,7 @@ func (o *operator) tryKubectl(t *testing.T, args ...string) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	defer cancel()
-	args = append([]string{"--kubeconfig", o.state("admin.kubeconfig"), "--server", "https://" + o.forward}, args...)
+	args = append([]string{"--kubeconfig", o.state("admin.kubeconfig")}, args...)
 	return ended(t, exec.CommandContext(ctx, kubectlProgram(), args...), "kubectl "+strings.Join(args, " "))
 }
 
@@ -240,7 +233,7 @@ func (o *operator) state(name string) string { return filepath.Join(o.dir, o.clu
 // settled says that nothing is to be done: after every apply.
 func (o *operator) settled(t *testing.T) {
 	t.Helper()
-	o.run(t, done, "plan", "--lab", "--exit-code").says(t, `^Nothing to do: [1-9]\d* paths on [1-9] hosts are as they shall be\.\n`)
+	o.run(t, done, "plan", "--lab", "--exit-code").says(t, `(?m)^Nothing to do: [1-9]\d* paths on [1-9] hosts are as they shall be\.$`)
 	o.run(t, done, "status", "--lab")
 }
 
@@ -383,6 +376,10 @@ func (o *operator) mend(t *testing.T) {
 // leave takes the lab down: no process, mount, file or open port of it may be left.
 func (o *operator) leave(t *testing.T) {
 	before := o.processes()
+	server, _, err := credentials(o.state("admin.kubeconfig"))
+	if err != nil {
+		t.Error(err) // it did not come so far
+	}
 	o.run(t, done, "lab", "down").says(t, "nothing of it is left")
 	if len(before) < 2 {
 		t.Errorf("the lab is looked for in the wrong way: while it was up, only %v was found", before)
@@ -399,9 +396,9 @@ func (o *operator) leave(t *testing.T) {
 	if _, err := os.Stat(o.state("lab")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("down left %s (%v)", o.state("lab"), err)
 	}
-	if c, err := net.Dial("tcp", o.forward); err == nil {
+	if c, err := net.Dial("tcp", strings.TrimPrefix(server, "https://")); err == nil {
 		c.Close()
-		t.Errorf("down left somebody who listens at %s", o.forward)
+		t.Errorf("down left somebody who listens at %s", server)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -51,18 +50,15 @@ type tally struct {
 
 const configMap = "/api/v1/namespaces/default/configmaps"
 
-// probe begins to ask, through the loopback port that lab up made.
+// probe begins to ask, where the operator's kubeconfig says.
 func (o *operator) probe(t *testing.T) *probe {
 	t.Helper()
 	server, config, err := credentials(o.state("admin.kubeconfig"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, o.forward)
-	}
-	keeps := &http.Client{Timeout: probeAnswer, Transport: &http.Transport{TLSClientConfig: config, DialContext: dial, ForceAttemptHTTP2: true}}
-	fresh := &http.Client{Timeout: probeAnswer, Transport: &http.Transport{TLSClientConfig: config.Clone(), DialContext: dial, DisableKeepAlives: true}}
+	keeps := &http.Client{Timeout: probeAnswer, Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}}
+	fresh := &http.Client{Timeout: probeAnswer, Transport: &http.Transport{TLSClientConfig: config.Clone(), DisableKeepAlives: true}}
 	p := &probe{url: server + configMap}
 	name := fmt.Sprintf("probe-%d", time.Now().UnixNano())
 	if _, err := ask(t.Context(), keeps, http.MethodPost, p.url, `{"metadata":{"name":"`+name+`"},"data":{"n":"0"}}`); err != nil {
@@ -187,6 +183,7 @@ func credentials(file string) (server string, _ *tls.Config, err error) {
 		Clusters []struct {
 			Cluster struct {
 				Server string `json:"server"`
+				Name   string `json:"tls-server-name"`
 				CA     []byte `json:"certificate-authority-data"`
 			} `json:"cluster"`
 		} `json:"clusters"`
@@ -208,5 +205,6 @@ func credentials(file string) (server string, _ *tls.Config, err error) {
 	if !roots.AppendCertsFromPEM(is.Clusters[0].Cluster.CA) {
 		return "", nil, fmt.Errorf("%s has no authority", file)
 	}
-	return is.Clusters[0].Cluster.Server, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{pair}}, nil
+	at := is.Clusters[0].Cluster
+	return at.Server, &tls.Config{MinVersion: tls.VersionTLS12, ServerName: at.Name, RootCAs: roots, Certificates: []tls.Certificate{pair}}, nil
 }
