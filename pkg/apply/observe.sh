@@ -41,10 +41,18 @@ set --
 while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
 [ $# = 0 ] || stat --printf '%s\t%n\0' -- "$@" 2>/dev/null
 # For each path seven texts that end with NUL: what it is, mode, owner, group,
-# size, a link's target, and the path. Digests of files stand between them.
+# size, a link's target, and the path. Digests of files stand between them. One
+# find is for as many paths as surely fit on a command line.
+look() {
+	while :; do
+		set --
+		while [ $# -lt 200 ] && IFS= read -r line; do set -- "$@" "$line"; done
+		[ $# -gt 0 ] || return 0
+		find "$@" -maxdepth 0 -printf '%y\0%m\0%u\0%g\0%s\0%l\0%p\0' -type f -exec sha256sum -z -- {} + </dev/null
+	done
+}
 section paths
-# shellcheck disable=SC2016 # the inner shell expands them
-{ errors=$(xargs -r -d '\n' sh -c 'exec find "$@" -maxdepth 0 -printf "%y\0%m\0%u\0%g\0%s\0%l\0%p\0" -type f -exec sha256sum -z -- {} +' sh 2>&1 >&3 3>&-); } 3>&1
+{ errors=$(look 2>&1 >&3 3>&-); } 3>&1
 section errors
 printf '%s\n' "$errors"
 
@@ -54,7 +62,9 @@ fact machine "$root/etc/machine-id"
 fact hostname /proc/sys/kernel/hostname
 fact kernel /proc/sys/kernel/osrelease
 fact init /proc/1/comm
-printf 'arch=%s\nnow=%s\n' "$(uname -m)" "$(date +%s)"
+fact arch /proc/sys/kernel/arch
+[ -r /proc/sys/kernel/arch ] || printf 'arch=%s\n' "$(uname -m)"
+printf 'now=%s\n' "$(date +%s)"
 while read -r key _ value _; do
 	[ "$key" != Uid: ] || { printf 'user=%s\n' "$value"; break; }
 done </proc/self/status
