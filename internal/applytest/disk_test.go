@@ -144,7 +144,7 @@ func onlyWhole(t *testing.T, n int, now, was *picture) {
 func TestNoSpaceIsFoundBefore(t *testing.T) {
 	t.Parallel()
 	m := take(t, 1)[0]
-	for options, want := range map[string]string{"size=100m": "only 9", "nr_inodes=500": "files more can be made below /var/lib"} {
+	for options, want := range map[string]string{"size=100m": "MiB are free below /var/lib", "nr_inodes=500": "files more can be made below /var/lib"} {
 		m.must(t, `mkdir -p /var/lib/kthwc && mount -t tmpfs -o "$1" rig /var/lib/kthwc`, options)
 		p := quick(1, m).here(world{version: 1})
 		if err := p.apply(bounded(t, time.Minute)); err == nil || !strings.Contains(err.Error(), want) || p.outcome != nil {
@@ -167,13 +167,13 @@ var traps = []struct {
 	{"a link to a directory", `mkdir /root/precious.d; ln -s /root/precious.d same`, ""},
 	{"a link to nowhere", `ln -s /nowhere same`, ""},
 	{"a second name of another file", `ln /root/precious same`, ""},
-	{"a pipe", `mkfifo same`, ""},
-	{"a device", `mknod same c 1 3`, ""},
+	{"a pipe", `mkfifo same`, "is no file, link or directory"},
+	{"a device", `mknod same c 1 3`, "is no file, link or directory"},
 	{"a file that cannot be changed", `echo x >same; chattr +i same`, "not permitted"},
-	{"a mount", `echo x >same; mount --bind /root/precious same`, "busy"},
+	{"a mount", `echo x >same; mount --bind /root/precious same`, "is a mount"},
 	{"a link above", `cd /; rm -r /etc/rig; mkdir -m 0777 /root/precious.d; ln -s /root/precious.d /etc/rig`, "is a link"},
 	{"a file above", `cd /; rm -r /etc/rig; echo x >/etc/rig`, "directory"},
-	{"a name with everything", `mkdir '-rf * $(reboot) "'`, ""},
+	{"a name with everything", `mkdir -- '-rf * $(reboot) "'`, ""},
 }
 
 // What somebody has planted where we write is replaced, or refused before anything

@@ -125,7 +125,7 @@ exit 0`, name, kept)
 func (m *machine) story() string {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	out, err := m.sh(ctx, `cd /var/lib/kthwc 2>/dev/null && tail -n 3 epoch owner unconfirmed journal/* 2>&1; ls -la . gen/* 2>&1; systemctl --no-pager list-units 'rig-*' 'kthwc-*' --all; systemctl list-jobs --no-pager; journalctl --no-pager -n 40 -o short-monotonic -u 'rig-*' -u 'kthwc-*'; exit 0`)
+	out, err := m.sh(ctx, `cd /var/lib/kthwc 2>/dev/null && tail -n 3 epoch owner unconfirmed journal/* 2>&1; ls -la . gen/* 2>&1; systemctl --no-pager list-units 'rig-*' 'kthwc-*' --all; systemctl list-jobs --no-pager; journalctl --no-pager -n 15 -o short-monotonic -u 'rig-*' -u 'kthwc-*'; exit 0`)
 	return fmt.Sprintf("%v\n%s", err, out)
 }
 

@@ -66,7 +66,7 @@ type Holds struct {
 func (f *Fleet) Hold(ctx context.Context, nodes []string, owner string) (*Holds, error) {
 	h := &Holds{all: map[string]*Hold{}}
 	var mu sync.Mutex
-	err := atOnce(ctx, len(nodes), nodes, func(ctx context.Context, node string) error {
+	take := func(ctx context.Context, node string) error {
 		c := f.Conns[node]
 		if c == nil {
 			return fmt.Errorf("%s is not connected", node)
@@ -80,7 +80,15 @@ func (f *Fleet) Hold(ctx context.Context, nodes []string, owner string) (*Holds,
 		h.all[node] = hold
 		h.Epoch = max(h.Epoch, hold.Epoch)
 		return nil
-	})
+	}
+	// The first host decides between operators who come at once: all of them would
+	// find one that another has.
+	nodes = slices.Sorted(slices.Values(nodes))
+	first := nodes[:min(1, len(nodes))]
+	err := atOnce(ctx, 1, first, take)
+	if err == nil {
+		err = atOnce(ctx, len(nodes), nodes[len(first):], take)
+	}
 	h.Epoch++
 	if err == nil {
 		err = atOnce(ctx, len(nodes), nodes, func(ctx context.Context, node string) error { return h.all[node].Begin(ctx, h.Epoch) })
