@@ -47,25 +47,19 @@ func newPlan(s *session) *cobra.Command {
 		Example: "  kthwc plan\n  kthwc plan --on worker-1 --format json\n  kthwc plan -o change.plan && kthwc apply change.plan",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := s.connect(cmd.Context(), f.hostFlags)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			p, _, err := h.plan(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			if err := h.printPlan(p, format); err != nil {
-				return err
-			}
-			if output != "" {
-				if err := writePlan(output, p); err != nil {
+			return s.onHosts(cmd.Context(), f.hostFlags, func(h *hosts) error {
+				p, _, err := h.plan(cmd.Context(), f)
+				if err != nil {
 					return err
 				}
-				fmt.Fprintf(s.err, "wrote %s; kthwc apply %[1]s carries out exactly this\n", output)
-			}
-			return planEnd(p, exitCode, f.partial)
+				if err := h.printPlan(p, format); err != nil {
+					return err
+				}
+				if err := h.savePlan(output, p); err != nil {
+					return err
+				}
+				return planEnd(p, exitCode, f.partial)
+			})
 		},
 	}
 	f = s.addPlanFlags(cmd)
@@ -86,12 +80,20 @@ func planEnd(p *apply.Plan, exitCode, partial bool) error {
 	return nil
 }
 
-func writePlan(file string, p *apply.Plan) error {
+// savePlan writes a plan to a file, where one is named.
+func (h *hosts) savePlan(file string, p *apply.Plan) error {
+	if file == "" {
+		return nil
+	}
 	text, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return err
 	}
-	return durable.Replace(file, append(text, '\n'), 0o600)
+	if err := durable.Replace(file, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	fmt.Fprintf(h.s.err, "wrote %s; kthwc apply %[1]s carries out exactly this\n", file)
+	return nil
 }
 
 // plan observes and compares.
@@ -151,12 +153,7 @@ func newApply(s *session) *cobra.Command {
 		Example: "  kthwc apply\n  kthwc apply change.plan --auto-approve",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			h, err := s.connect(cmd.Context(), f.hostFlags)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			return h.apply(cmd.Context(), f, args)
+			return s.onHosts(cmd.Context(), f.hostFlags, func(h *hosts) error { return h.apply(cmd.Context(), f, args) })
 		},
 	}
 	f.planFlags = s.addPlanFlags(cmd)

@@ -35,16 +35,13 @@ func newDiff(s *session) *cobra.Command {
 		ValidArgsFunction: directories,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if live {
-				h, err := s.connect(cmd.Context(), f)
-				if err != nil {
+				return s.onHosts(cmd.Context(), f, func(h *hosts) error {
+					count, err := h.diffLive(cmd.Context(), format, expand)
+					if err == nil && exitCode && count > 0 {
+						err = &exitError{code: exitPending}
+					}
 					return err
-				}
-				defer h.close()
-				count, err := h.diffLive(cmd.Context(), format, expand)
-				if err == nil && exitCode && count > 0 {
-					err = &exitError{code: exitPending}
-				}
-				return err
+				})
 			}
 			var sides [2]diff.Side
 			for i, dir := range args {

@@ -89,6 +89,16 @@ func (s *session) connect(ctx context.Context, f *hostFlags) (*hosts, error) {
 	return h, ctx.Err()
 }
 
+// onHosts connects, does something, and closes the connections.
+func (s *session) onHosts(ctx context.Context, f *hostFlags, do func(*hosts) error) error {
+	h, err := s.connect(ctx, f)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	return do(h)
+}
+
 // exactly is a rendered directory as it was reviewed. One that was edited by hand
 // since, or rendered from another cluster.yaml, is refused.
 func (s *session) exactly(dir string, b *built) (*tree.Tree, error) {

@@ -26,28 +26,27 @@ func newPreflight(s *session) *cobra.Command {
 		Short: "Say what stands in the way on each host; changes nothing; exit 4 if anything does",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := s.connect(cmd.Context(), f.hostFlags)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			found, err := h.Observe(cmd.Context(), false)
-			if err != nil {
-				return err
-			}
-			p, err := h.MakePlan(found, apply.Scope{Nodes: h.nodes})
-			if err != nil {
-				return err
-			}
-			if err := s.preflightTable(p, found, format); err != nil {
-				return err
-			}
-			return planEnd(p, false, f.partial)
+			return s.onHosts(cmd.Context(), f.hostFlags, func(h *hosts) error { return h.preflight(cmd.Context(), f.partial, format) })
 		},
 	}
 	f = s.addPlanFlags(cmd)
 	addChoice(cmd, cmd.Flags(), &format, "format", "how it is printed", "text", "json")
 	return cmd
+}
+
+func (h *hosts) preflight(ctx context.Context, partial bool, format string) error {
+	found, err := h.Observe(ctx, false)
+	if err != nil {
+		return err
+	}
+	p, err := h.MakePlan(found, apply.Scope{Nodes: h.nodes})
+	if err != nil {
+		return err
+	}
+	if err := h.s.preflightTable(p, found, format); err != nil {
+		return err
+	}
+	return planEnd(p, false, partial)
 }
 
 // preflightRow is what is known of one host.
@@ -92,16 +91,7 @@ func newStatus(s *session) *cobra.Command {
 		Short: "Say where each host stands: last transaction, what was interrupted, who holds it, units; exit 6 unless all is well",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := s.connect(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			found, err := h.Observe(cmd.Context(), false)
-			if err != nil {
-				return err
-			}
-			return h.status(found, format)
+			return s.onHosts(cmd.Context(), f, func(h *hosts) error { return h.status(cmd.Context(), format) })
 		},
 	}
 	f = s.addHostFlags(cmd)
@@ -109,7 +99,11 @@ func newStatus(s *session) *cobra.Command {
 	return cmd
 }
 
-func (h *hosts) status(found map[string]apply.Host, format string) error {
+func (h *hosts) status(ctx context.Context, format string) error {
+	found, err := h.Observe(ctx, false)
+	if err != nil {
+		return err
+	}
 	var all []apply.Standing
 	unwell := 0
 	for _, n := range h.tree.Nodes {
@@ -122,7 +116,7 @@ func (h *hosts) status(found map[string]apply.Host, format string) error {
 			unwell++
 		}
 	}
-	err := h.printStatus(all, format)
+	err = h.printStatus(all, format)
 	if unwell > 0 && err == nil {
 		return &exitError{exitPartial, fmt.Sprintf("%d hosts are not as an apply leaves them", unwell), "kthwc plan says what is to be done; kthwc apply does it"}
 	}
@@ -184,12 +178,7 @@ keeps one transaction; what was before it is not on the host any more.`,
 					return &exitError{exitUsage, args[0] + " is no transaction", "kthwc status lists them"}
 				}
 			}
-			h, err := s.connect(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			return h.rollback(cmd.Context(), transaction, approve, gate)
+			return s.onHosts(cmd.Context(), f, func(h *hosts) error { return h.rollback(cmd.Context(), transaction, approve, gate) })
 		},
 	}
 	f = s.addHostFlags(cmd)
@@ -257,35 +246,34 @@ func newUnlock(s *session) *cobra.Command {
 		Short: "Take the hosts from an owner who is gone; one who answers keeps them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := s.connect(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			freed := 0
-			for _, n := range h.tree.Nodes {
-				c := h.Conns[n.Name]
-				if c == nil {
-					fmt.Fprintf(s.err, "%s: not connected\n", n.Name)
-					continue
-				}
-				owner, err := apply.ReleaseDead(cmd.Context(), n.Name, c, "", 10*time.Second)
-				if err != nil {
-					return heldError(err)
-				}
-				if owner != "" {
-					freed++
-					fmt.Fprintf(s.err, "%s: taken from %s, who did not answer\n", n.Name, owner)
-				}
-			}
-			if freed == 0 {
-				fmt.Fprintln(s.err, "nobody holds a host")
-			}
-			return nil
+			return s.onHosts(cmd.Context(), f, func(h *hosts) error { return h.unlock(cmd.Context()) })
 		},
 	}
 	f = s.addHostFlags(cmd)
 	return cmd
+}
+
+func (h *hosts) unlock(ctx context.Context) error {
+	freed := 0
+	for _, n := range h.tree.Nodes {
+		c := h.Conns[n.Name]
+		if c == nil {
+			fmt.Fprintf(h.s.err, "%s: not connected\n", n.Name)
+			continue
+		}
+		owner, err := apply.ReleaseDead(ctx, n.Name, c, "", 10*time.Second)
+		if err != nil {
+			return heldError(err)
+		}
+		if owner != "" {
+			freed++
+			fmt.Fprintf(h.s.err, "%s: taken from %s, who did not answer\n", n.Name, owner)
+		}
+	}
+	if freed == 0 {
+		fmt.Fprintln(h.s.err, "nobody holds a host")
+	}
+	return nil
 }
 
 func newReset(s *session) *cobra.Command {
@@ -298,12 +286,7 @@ func newReset(s *session) *cobra.Command {
 		Example: "  kthwc reset --on worker-2\n  kthwc reset --etcd-data",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := s.connect(cmd.Context(), f)
-			if err != nil {
-				return err
-			}
-			defer h.close()
-			return h.reset(cmd.Context(), confirm, etcd)
+			return s.onHosts(cmd.Context(), f, func(h *hosts) error { return h.reset(cmd.Context(), confirm, etcd) })
 		},
 	}
 	f = s.addHostFlags(cmd)

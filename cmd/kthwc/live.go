@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kthwc/kthwc/internal/printable"
 	"github.com/kthwc/kthwc/pkg/apply"
 	"github.com/kthwc/kthwc/pkg/diff"
 	"github.com/kthwc/kthwc/pkg/origin"
@@ -156,7 +157,7 @@ func certificates(text []byte) string {
 func textBody(content []byte) *tree.Body {
 	b := &tree.Body{}
 	for line := range strings.Lines(string(content)) {
-		b.Add(origin.Origin{}, apply.Printable(strings.TrimSuffix(line, "\n")))
+		b.Add(origin.Origin{}, printable.Text(strings.TrimSuffix(line, "\n")))
 	}
 	return b
 }

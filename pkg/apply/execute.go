@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kthwc/kthwc/internal/printable"
 	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
@@ -247,7 +248,7 @@ func (r *Run) packages(ctx context.Context, h *HostPlan, c Conn) error {
 func command(ctx context.Context, c Conn, what string, args ...string) error {
 	result, err := c.Run(ctx, Command{Script: unitScript, Args: args})
 	if err == nil && result.Status != 0 {
-		err = fmt.Errorf("%s (status %d): %s", what, result.Status, Printable(lastLine(result.Stderr)))
+		err = fmt.Errorf("%s (status %d): %s", what, result.Status, printable.Text(lastLine(result.Stderr)))
 	}
 	return err
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kthwc/kthwc/internal/printable"
 	"github.com/kthwc/kthwc/pkg/secret"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
@@ -111,7 +112,7 @@ func shortened(log string) string {
 		if r := []rune(l); len(r) > logWidth {
 			l = string(r[:logWidth-1]) + "…"
 		}
-		lines[i] = Printable(l)
+		lines[i] = printable.Text(l)
 	}
 	return strings.Join(lines, "\n")
 }
@@ -191,7 +192,7 @@ func judge(p tree.Probe, response *http.Response, body []byte) error {
 	said.Write(body)
 	for _, want := range p.Want {
 		if !bytes.Contains(said.Bytes(), []byte(want)) {
-			return fmt.Errorf("%s does not say %s: %.200s", p.URL, want, Printable(said.String()))
+			return fmt.Errorf("%s does not say %s: %.200s", p.URL, want, printable.Text(said.String()))
 		}
 	}
 	return nil
@@ -206,9 +207,9 @@ func notOK(body []byte) string {
 		}
 	}
 	if len(out) == 0 {
-		return fmt.Sprintf("%.200s", Printable(strings.TrimSpace(string(body))))
+		return fmt.Sprintf("%.200s", printable.Text(strings.TrimSpace(string(body))))
 	}
-	return Printable(strings.Join(out, ", "))
+	return printable.Text(strings.Join(out, ", "))
 }
 
 // inner is an error without the method and address that http puts around it.
@@ -281,18 +282,4 @@ func fingerprint(ref secret.Ref, material secret.Source) ([sha256.Size]byte, err
 		return [sha256.Size]byte{}, fmt.Errorf("%s is no certificate", ref)
 	}
 	return sha256.Sum256(block.Bytes), nil
-}
-
-// Printable escapes what a host said: it may not move the cursor of a terminal.
-func Printable(s string) string {
-	var b strings.Builder
-	for _, r := range s {
-		if r == '\n' || strconv.IsPrint(r) {
-			b.WriteRune(r)
-			continue
-		}
-		quoted := strconv.QuoteRuneToASCII(r)
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
 }

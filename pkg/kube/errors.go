@@ -10,12 +10,13 @@ import (
 	"net"
 	"net/http"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	text "github.com/kthwc/kthwc/internal/printable"
 )
 
 // Kind says what failed, for callers that choose an exit code or a next step.
@@ -288,20 +289,5 @@ func mayNot(message string) string {
 	return s
 }
 
-// printable escapes what a server said: it may not move a terminal's cursor.
-func printable(s string) string {
-	const most = 4000
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if r == '\n' || strconv.IsPrint(r) {
-			b.WriteRune(r)
-			continue
-		}
-		quoted := strconv.QuoteRuneToASCII(r)
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
-}
+// printable escapes what a server said.
+func printable(s string) string { return text.Short(s, 4000) }

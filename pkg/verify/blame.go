@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/kthwc/kthwc/internal/printable"
-	"github.com/kthwc/kthwc/pkg/apply"
 	"github.com/kthwc/kthwc/pkg/compile"
 )
 

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/crypto/ssh"
+
+	text "github.com/kthwc/kthwc/internal/printable"
 )
 
 // Kind says what failed, for callers that choose an exit code or a next step.
@@ -168,23 +169,8 @@ func channelFault(host string, err *ssh.OpenChannelError) *Error {
 	return fault(Unreachable, host, "the bastion does not reach the host", err)
 }
 
-// printable escapes what a host said: it may not move the cursor of a terminal.
-func printable(s string) string {
-	const most = 2000
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if r == '\n' || strconv.IsPrint(r) {
-			b.WriteRune(r)
-			continue
-		}
-		quoted := strconv.QuoteRuneToASCII(r)
-		b.WriteString(quoted[1 : len(quoted)-1])
-	}
-	return b.String()
-}
+// printable escapes what a host said.
+func printable(s string) string { return text.Short(s, 2000) }
 
 // said is a host's words for an error: escaped, in one piece, or that there are none.
 func said(text []byte) string {

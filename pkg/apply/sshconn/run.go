@@ -45,7 +45,7 @@ type Result struct {
 // So neither a login shell's quoting nor its greetings matter, the program is in
 // no argument list, and nothing is sent before there is somebody to read it.
 const (
-	boot = `read -r _ _ _ _ group _ </proc/$$/stat; printf "\n%s\n" "$1"; printf "\n%s %s\n" "$1" "$group" >&2; eval "$(head -c "$2")"`
+	boot = `LC_ALL=C; export LC_ALL; read -r _ _ _ _ group _ </proc/$$/stat; printf "\n%s\n" "$1"; printf "\n%s %s\n" "$1" "$group" >&2; eval "$(head -c "$2")"`
 
 	outputMost = 1 << 20
 	noiseMost  = 64 << 10 // greetings of login shells, lectures of sudo
@@ -158,13 +158,13 @@ func (c *Conn) newRun(cmd Command, program string, session *ssh.Session, cancel 
 // line is what the login shell gets.
 func (r *run) line() string {
 	sudo := ""
-	switch {
+	switch { // sudo's own words must be those that we know
 	case r.cmd.Sudo && r.conn.options.SudoPassword != nil:
-		sudo = "sudo -S -p " + r.question() + " -- "
+		sudo = "env LC_ALL=C sudo -S -p " + r.question() + " -- "
 	case r.cmd.Sudo:
-		sudo = "sudo -n -- "
+		sudo = "env LC_ALL=C sudo -n -- "
 	}
-	return fmt.Sprintf("exec env LC_ALL=C %s/bin/sh -c '%s' kthwc %s %d", sudo, boot, r.token, len(r.program))
+	return fmt.Sprintf("exec %s/bin/sh -c '%s' kthwc %s %d", sudo, boot, r.token, len(r.program))
 }
 
 // question is what sudo prints where it asks for the password.
