@@ -39,6 +39,7 @@ fuzz: ## fuzz what reads foreign bytes, 30 seconds each
 	$(GO) test ./pkg/emit -fuzz FuzzUnit -fuzztime 30s
 	$(GO) test ./pkg/artifact -fuzz FuzzLock -fuzztime 30s
 	$(GO) test ./pkg/artifact -fuzz FuzzArchive -fuzztime 30s
+	$(GO) test ./pkg/lab -fuzz FuzzAnswer -fuzztime 30s
 	$(GO) test ./pkg/apply/sshconn -fuzz FuzzConfig -fuzztime 30s
 	$(GO) test ./pkg/apply/sshconn -fuzz FuzzKnownHosts -fuzztime 30s
 
