@@ -49,7 +49,7 @@ ctl() { [ -n "$root" ] || systemctl --quiet "$@"; }
 
 # note GENERATION WORD: progress, in one step.
 note() {
-	printf '%s\n' "$2" >"$base/journal/.$1"
+	echo "$2" | cat >"$base/journal/.$1" # which says why it cannot, unlike a shell
 	sync -- "$base/journal/.$1"
 	mv -T -- "$base/journal/.$1" "$base/journal/$1"
 	sync -- "$base/journal"
@@ -249,7 +249,7 @@ install() {
 		keep
 		if [ -f "$base/confirmed" ]; then cp -T -- "$base/confirmed" "$saved/confirmed"; fi
 		sync -- "$saved"
-		printf '%s\n' "$n" >"$base/unconfirmed"
+		echo "$n" | cat >"$base/unconfirmed"
 		sync -- "$base/unconfirmed" "$base"
 		note "$n" installing
 		;;
@@ -313,12 +313,14 @@ restore() {
 }
 
 # quieten stops and disables what did not run before, awaken starts again what
-# did. At boot nothing runs yet, and systemd starts what is enabled.
+# did. At boot nothing runs yet, but systemd has made its list of what it will
+# start from what it found enabled: what is wrong there is taken out, what is
+# missing is put in, and waits for its turn.
 quieten() {
 	[ -f "$saved/units" ] || return 0
 	tac "$saved/units" | while IFS=$tab read -r unit active enabled; do
 		[ "$enabled" = enabled ] || ctl disable "$unit" 2>/dev/null || true
-		[ "$active" = active ] || [ "$do" = boot ] || ctl stop "$unit" 2>/dev/null || true
+		[ "$active" = active ] || ctl ${turn:+"$turn"} stop "$unit" 2>/dev/null || true
 	done
 }
 
@@ -327,14 +329,16 @@ awaken() {
 	ctl daemon-reload
 	while IFS=$tab read -r unit active enabled; do
 		[ "$enabled" != enabled ] || ctl enable "$unit" || true
-		if [ "$active" = active ] && [ "$do" != boot ]; then
+		if [ "$active" = active ]; then
 			ctl reset-failed "$unit" 2>/dev/null || true
-			ctl --no-block restart "$unit" || echo "$unit does not start again" >&2
+			ctl --no-block "$again" "$unit" || echo "$unit does not start again" >&2
 		fi
 	done <"$saved/units"
 }
 
 undo() {
+	turn='' again=restart
+	if [ "$do" = boot ]; then turn=--no-block again=start; fi
 	rm -rf -- "$dir/content" # there must be space for what is put back
 	quieten
 	tac "$dir/entries" >"$dir/reversed"
