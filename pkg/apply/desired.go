@@ -18,13 +18,19 @@ const programs = "/opt/kthwc"
 
 // Blob is one file of kthwc.lock on a host: a program, or the archive of an image.
 type Blob struct {
-	Name    string `json:"name"` // "kubelet 1.37.2 amd64"
-	Path    string `json:"path"`
-	Digest  string `json:"digest"`
-	Size    int64  `json:"size"`
-	Image   string `json:"image,omitempty"` // as containers name it; "" for programs
-	mode    uint32
-	missing bool
+	Name   string `json:"name"` // "kubelet 1.37.2 amd64"
+	Path   string `json:"path"`
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+	Image  string `json:"image,omitempty"` // as containers name it; "" for programs
+}
+
+// mode is that of the file on the host: programs are run.
+func (b Blob) mode() uint32 {
+	if b.Image != "" {
+		return 0o644
+	}
+	return 0o755
 }
 
 // desired is everything that a host shall have: what is rendered for it, its
@@ -68,7 +74,7 @@ func (d *desired) program(b tree.Binary, e artifact.Entry, runners map[string][]
 		if into != nil && into.Kind == tree.Dir {
 			at = path.Join(b.Path, path.Base(m.Path))
 		}
-		blob := Blob{Name: e.Need.String(), Path: path.Join(programs, b.Name, b.Version+"-"+m.SHA256[:12], path.Base(m.Path)), Digest: m.SHA256, Size: m.Size, mode: 0o755}
+		blob := Blob{Name: e.Need.String(), Path: path.Join(programs, b.Name, b.Version+"-"+m.SHA256[:12], path.Base(m.Path)), Digest: m.SHA256, Size: m.Size}
 		d.programs = append(d.programs, blob)
 		d.links = append(d.links, &tree.File{Path: at, Kind: tree.Symlink, Mode: 0o777, Owner: "root", Group: "root", Target: blob.Path, Readers: runners[at], From: b.From})
 	}
@@ -77,7 +83,7 @@ func (d *desired) program(b tree.Binary, e artifact.Entry, runners map[string][]
 func imageBlob(e artifact.Entry) Blob {
 	m := e.Installed()[0]
 	name := strings.NewReplacer("/", "_", ":", "_").Replace(e.Ref())
-	return Blob{Name: e.Need.String(), Path: path.Join(programs, "images", name+"-"+m.SHA256[:12]+".tar"), Digest: m.SHA256, Size: m.Size, Image: e.Ref(), mode: 0o644}
+	return Blob{Name: e.Need.String(), Path: path.Join(programs, "images", name+"-"+m.SHA256[:12]+".tar"), Digest: m.SHA256, Size: m.Size, Image: e.Ref()}
 }
 
 // runnersOf finds which units start which program, by their own files.

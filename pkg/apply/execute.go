@@ -282,11 +282,7 @@ func (r *Run) blob(ctx context.Context, tx *Transaction, b Blob, sent func(int64
 		return fmt.Errorf("it is not in the cache (kthwc artifacts fetch): %w", err)
 	}
 	defer content.Close()
-	mode := uint32(0o755)
-	if b.Image != "" {
-		mode = 0o644
-	}
-	return tx.Blob(ctx, b.Path, b.Digest, mode, &counter{Reader: content, told: sent})
+	return tx.Blob(ctx, b.Path, b.Digest, b.mode(), &counter{Reader: content, told: sent})
 }
 
 // counter tells how much was read, each few MiB.
