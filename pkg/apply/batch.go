@@ -208,18 +208,31 @@ func (b *batch) confirm(ctx context.Context) error {
 	}
 	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
 		end := b.doing(node, "confirm")
-		fresh, err := b.Redial(ctx, node)
-		if err != nil {
-			return end(fmt.Errorf("%s cannot be reached any more: %w", node, err))
+		again, err := b.commit(ctx, node)
+		if again {
+			_, err = b.commit(ctx, node)
 		}
-		defer fresh.Close()
-		tx := b.transaction(node)
-		tx.Conn = fresh
-		if err := tx.Commit(ctx); err != nil {
-			return end(b.named(node, err))
-		}
-		return end(b.named(node, b.sweep(ctx, node, fresh)))
+		return end(err)
 	})
+}
+
+// commit confirms one host, and removes what nobody goes back to. Where only the
+// answer was lost it is asked again: what is committed can be committed twice.
+func (b *batch) commit(ctx context.Context, node string) (again bool, err error) {
+	fresh, err := b.Redial(ctx, node)
+	if err != nil {
+		return false, fmt.Errorf("%s cannot be reached any more: %w", node, err)
+	}
+	defer fresh.Close()
+	tx := b.transaction(node)
+	tx.Conn = fresh
+	if err := tx.Commit(ctx); err != nil {
+		return !errors.Is(err, ErrTaken) && ctx.Err() == nil, b.named(node, err)
+	}
+	if err := b.sweep(ctx, node, fresh); err != nil {
+		b.event(node, "confirm", Wait, "programs that are used no more stay: "+err.Error(), 0)
+	}
+	return false, nil
 }
 
 // sweep removes the programs of generations that nobody goes back to.
@@ -321,13 +334,13 @@ func (b *batch) undo(parent context.Context, why error) error {
 	}
 	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
 		end := b.doing(node, "undo")
-		err := end(b.transaction(node).Rollback(ctx))
+		tx := b.transaction(node)
+		err := end(tx.back(ctx))
 		if err != nil { // perhaps by a new connection
 			if fresh, dialled := b.Redial(ctx, node); dialled == nil {
 				defer fresh.Close()
-				tx := b.transaction(node)
 				tx.Conn = fresh
-				err = tx.Rollback(ctx)
+				err = tx.back(ctx)
 			}
 		}
 		b.mu.Lock()

@@ -60,27 +60,28 @@ func (e *GateError) Error() string {
 	return text
 }
 
-// pass waits until the unit works. The condition and its last error are told
-// while it waits.
+// pass waits until the unit works, twice in a row and as the same process: one that
+// dies and is started again may answer meanwhile. The condition and its last error
+// are told while it waits.
 func (g *gate) pass(ctx context.Context, most time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	last := errors.New("nothing was seen yet")
-	for steady := 0; ; {
-		err := g.look(ctx)
+	for worked := ""; ; {
+		process, err := g.look(ctx)
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}
 		var final *finalError
 		switch {
+		case err == nil && process == worked:
+			return nil
 		case err == nil:
-			if steady++; steady >= 2 || len(g.unit.Probes) > 0 {
-				return nil
-			}
+			worked = process
 		case errors.As(err, &final):
 			return g.failed(err)
 		default:
-			steady = 0
+			worked = ""
 			g.waiting(err.Error())
 		}
 		select {
@@ -117,11 +118,11 @@ func shortened(log string) string {
 	return strings.Join(lines, "\n")
 }
 
-// look asks systemd, and then the unit itself.
-func (g *gate) look(ctx context.Context) error {
+// look asks systemd, and then the unit itself. It gives the process that works.
+func (g *gate) look(ctx context.Context) (process string, err error) {
 	r, err := g.conn.Run(ctx, Command{Script: unitScript, Args: []string{"show", g.unit.Name}})
 	if err != nil {
-		return err
+		return "", err
 	}
 	is := map[string]string{}
 	for line := range strings.Lines(string(r.Stdout)) {
@@ -131,23 +132,23 @@ func (g *gate) look(ctx context.Context) error {
 	restarts, _ := strconv.Atoi(is["NRestarts"])
 	switch {
 	case is["ActiveState"] == "failed":
-		return &finalError{fmt.Errorf("systemd says failed (%s, status %s)", is["Result"], is["ExecMainStatus"])}
+		return "", &finalError{fmt.Errorf("systemd says failed (%s, status %s)", is["Result"], is["ExecMainStatus"])}
 	case restarts >= mostRestarts && is["SubState"] == "auto-restart":
-		return &finalError{fmt.Errorf("it has ended %d times (%s, status %s)", restarts, is["Result"], is["ExecMainStatus"])}
+		return "", &finalError{fmt.Errorf("it has ended %d times (%s, status %s)", restarts, is["Result"], is["ExecMainStatus"])}
 	case is["ActiveState"] != "active":
-		return fmt.Errorf("systemd says %s (%s)", is["ActiveState"], is["SubState"])
+		return "", fmt.Errorf("systemd says %s (%s)", is["ActiveState"], is["SubState"])
 	case g.before != "" && is["InvocationID"] == g.before:
-		return errors.New("it is still the process from before")
+		return "", errors.New("it is still the process from before")
 	}
 	for _, p := range g.unit.Probes {
 		if p.First && !g.first {
 			continue
 		}
 		if err := Ask(ctx, g.conn, p, g.material); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	return is["InvocationID"] + " " + is["NRestarts"], nil
 }
 
 // Ask puts a question to a unit from its own host: it must answer 200, say what

@@ -43,16 +43,20 @@ type Transaction struct {
 }
 
 // What the scripts end with, beside 0: EX_TEMPFAIL of sysexits(3), and the
-// number after it.
+// numbers after it.
 const (
 	statusBusy  = 75
 	statusTaken = 76
+
+	statusCommitted = 77
 )
 
 // Errors of a step that did nothing.
 var (
 	ErrBusy  = errors.New("another apply is at work on this host")
 	ErrTaken = errors.New("somebody else has taken this host over (kthwc unlock)")
+
+	ErrCommitted = errors.New("it is committed")
 )
 
 // Stage brings a generation to the host, whole and on the disk, and touches
@@ -91,8 +95,18 @@ func (t *Transaction) Act(ctx context.Context, u UnitAction) (invocation string,
 // Commit makes the generation what the host shall be from now on.
 func (t *Transaction) Commit(ctx context.Context) error { return t.step(ctx, "commit") }
 
-// Rollback puts back what was there before.
+// Rollback puts back what was there before. What is committed stays: ErrCommitted.
 func (t *Transaction) Rollback(ctx context.Context) error { return t.step(ctx, "rollback") }
+
+// back puts back what was there before, committed or not: the others of a batch
+// may not have come so far.
+func (t *Transaction) back(ctx context.Context) error {
+	err := t.Rollback(ctx)
+	if errors.Is(err, ErrCommitted) {
+		_, err = t.Revert(ctx)
+	}
+	return err
+}
 
 // Revert puts back what was there before the generation that was committed last,
 // and says which units run again, each with the invocation that it had until now.
@@ -140,6 +154,8 @@ func (t *Transaction) run(ctx context.Context, stdin []byte, do string, args ...
 		err = ErrBusy
 	case r.Status == statusTaken:
 		err = ErrTaken
+	case r.Status == statusCommitted:
+		err = ErrCommitted
 	case r.Status != 0:
 		err = fmt.Errorf("%s generation %d (status %d): %s", do, t.Generation, r.Status, lastLine(r.Stderr))
 	}

@@ -352,7 +352,7 @@ rollback() {
 	none | staged | rolled-back) ;;
 	committed)
 		echo "generation $n is committed" >&2
-		exit 65
+		exit 77
 		;;
 	reverting)
 		revert
