@@ -96,16 +96,32 @@ type scissors struct {
 	after  int64 // 0: never
 	sent   atomic.Int64
 	silent atomic.Bool
+
+	mu   sync.Mutex
+	open []net.Conn
 }
 
 func (s *scissors) set(o *sshconn.Options) {
 	s.dial = o.Dial
-	o.Dial = s.open
+	o.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := s.dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.open = append(s.open, c)
+		return &cutConn{c, s}, nil
+	}
 }
 
-func (s *scissors) open(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := s.dial(ctx, network, address)
-	return &cutConn{c, s}, err
+// cut ends every connection that there is.
+func (s *scissors) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.open {
+		c.Close()
+	}
 }
 
 type cutConn struct {
@@ -389,20 +405,78 @@ func TestChangeThatCutsSSH(t *testing.T) {
 	}
 }
 
+// What is confirmed, and the answer is lost, is confirmed, and is not said to be
+// anything else.
+func TestAnswerOfCommitIsLost(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	quick(1, m).succeed(t)
+	s := &scissors{}
+	p := quick(2, m).here(world{version: 2}, impatient, s.set)
+	p.tell = func(name string) {
+		if strings.HasSuffix(name, ": commit") {
+			p.tell = nil
+			// Whoever waits for the lock of the steps is under way.
+			m.must(t, `flock -x /var/lib/kthwc/lock sleep 1 >/dev/null 2>&1 &`)
+			time.AfterFunc(400*time.Millisecond, s.cut)
+		}
+	}
+	err := p.apply(bounded(t, time.Minute))
+	if err != nil || len(p.outcome.Confirmed) != 1 || len(p.outcome.Stuck)+len(p.outcome.Undone) > 0 {
+		t.Errorf("%v, %+v", err, p.outcome)
+	}
+	quick(2, m).nothingToDo(t)
+}
+
+// Of two that are changed together one is lost when both are to be confirmed: both
+// are what they were, the one at once, the other by itself.
+func TestOneOfTwoIsLostAtTheEnd(t *testing.T) {
+	t.Parallel()
+	machines := take(t, 2)
+	stays, goes := machines[0], machines[1]
+	quick(1, machines...).succeed(t)
+	was := []*picture{stays.mustPicture(t), goes.mustPicture(t)}
+	o := quick(2, machines...)
+	o.Gate, o.Guard = 10*time.Second, 2*time.Second
+	p := o.here(world{version: 2}, impatient)
+	dials := 0
+	p.tell = func(name string) {
+		if name == goes.Name+": dial" {
+			if dials++; dials == 2 {
+				power(t, rig.lab.Cut, goes)
+				time.Sleep(2 * time.Second) // the other is confirmed meanwhile
+			}
+		}
+	}
+	err := p.apply(bounded(t, 2*time.Minute))
+	power(t, rig.lab.Join, goes)
+	goes.drop()
+	if err == nil || !strings.Contains(err.Error(), goes.Name+" cannot be reached any more") || len(p.outcome.Confirmed) > 0 || p.outcome.Stuck[goes.Name] == "" || len(p.outcome.Undone) != 1 {
+		t.Errorf("%v, %+v", err, p.outcome)
+	}
+	healed(t, stays, was[0], 30*time.Second)
+	healed(t, goes, was[1], time.Minute)
+	o.Gate, o.Guard = 20*time.Second, time.Minute
+	o.succeed(t)
+	o.nothingToDo(t)
+}
+
 // healed waits until a machine is what it was, and its units work.
 func healed(t *testing.T, m *machine, was *picture, most time.Duration) {
 	t.Helper()
 	ctx := bounded(t, most)
+	last := "nobody could look at it"
 	for {
 		p, err := m.picture(ctx)
-		if err == nil && len(p.sameAs(was)) == 0 {
-			return
+		if err == nil {
+			wrong := p.sameAs(was)
+			if len(wrong) == 0 {
+				return
+			}
+			last = fmt.Sprintf("%q", wrong)
 		}
 		if ctx.Err() != nil {
-			if err == nil {
-				t.Fatalf("within %v, %s is not what it was: %q", most, m.Name, p.sameAs(was))
-			}
-			t.Fatalf("within %v, %s cannot be looked at: %v", most, m.Name, err)
+			t.Fatalf("within %v, %s is not what it was: %s", most, m.Name, last)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -81,6 +81,9 @@ func operate(text string) int {
 		p.options = options(l)
 		err = p.apply(ctx)
 	}
+	if o.Die != nil {
+		time.Sleep(time.Second) // it may die yet, of what it did last
+	}
 	r := p.report(err)
 	out, err := json.Marshal(r)
 	if err != nil {

@@ -202,8 +202,8 @@ var failures = []struct {
 	{"fails at once", "", webConf("version 2") + "nonsense on;\n", []string{"rig-web.service on", "systemd says failed (exit-code, status 1)", "its log ends with", `unknown directive "nonsense"`}},
 	{"hangs", "[Service]\nType=notify\nExecStart=/usr/bin/sleep 1000000\nTimeoutStartSec=100\n", "", []string{"not within 4s", "systemd says activating"}},
 	{"dies again and again", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=100ms\nExecStart=/bin/sh -c 'sleep 0.1; echo this is why; exit 3'\n", "", []string{"it has ended", "status 3", "this is why"}},
-	{"dies after a while", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=100ms\nExecStart=/bin/sh -c '/usr/sbin/nginx -c /etc/rig/web.conf & sleep 0.2; kill $!; exit 3'\n", "", []string{"rig-web.service on"}},
-	{"does not answer", "[Service]\nExecStart=/usr/bin/sleep 1000000\n", "", []string{"not within 4s", "http://127.0.0.1:8081/ does not answer", "connection refused"}},
+	{"answers, and dies", "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=always\nRestartSec=100ms\nExecStart=/bin/sh -c '/usr/sbin/nginx -c /etc/rig/web.conf & sleep 0.2; kill $!; exit 3'\n", "", []string{"rig-web.service on"}},
+	{"does not answer", "[Service]\nExecStart=/usr/bin/sleep 1000000\n", "", []string{"not within 4s", "http://127.0.0.1:8081/ does not answer", "connect failed"}},
 	{"answers something else", "", webConf("version 1"), []string{"not within 4s", "does not say version 2"}},
 	{"answers with an error", "", strings.Replace(webConf("version 2"), "return 200", "return 503", 1), []string{"not within 4s", "503 Service", "version 2"}},
 }
