@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,16 +47,18 @@ func TestLab(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cluster.yaml"), example, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := &labRun{t: t, dir: dir}
+	l := &labRun{t: t, dir: dir, id: "kthwc-lab-none", namespaces: map[string]bool{}}
 	l.run("lab", "down") // of nothing: does nothing
-	before := l.machine()
+	l.gone()
 	t.Cleanup(func() { _ = l.command(context.Background(), "lab", "down").Run() })
 
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("the moments of the kills are those of seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	l.first()
+	l.look()
 	l.run("lab", "down")
+	l.gone()
 	for range 4 {
 		l.killed(time.Duration(random.Int64N(int64(4*time.Second))), "lab", "up")
 	}
@@ -63,13 +66,14 @@ func TestLab(t *testing.T) {
 	if said := l.run("lab", "up"); !strings.Contains(said, "nothing was done") {
 		t.Errorf("up of what is up says:\n%s", said)
 	}
+	l.look()
 	l.hosts()
 	forwarded := l.forward()
 	l.power()
 	l.killed(time.Duration(random.Int64N(int64(1500*time.Millisecond))), "lab", "down")
 	l.killed(time.Duration(random.Int64N(int64(1500*time.Millisecond))), "lab", "up")
 	l.run("lab", "down")
-	l.same(before)
+	l.gone()
 	if c, err := net.Dial("tcp", forwarded); err == nil {
 		c.Close()
 		t.Errorf("down left somebody who listens at %s", forwarded)
@@ -81,8 +85,34 @@ func TestLab(t *testing.T) {
 
 // labRun runs kthwc for one lab.
 type labRun struct {
-	t   *testing.T
-	dir string
+	t          *testing.T
+	dir        string
+	id         string          // of the lab, once there is one
+	namespaces map[string]bool // that its processes were seen in
+}
+
+// labMachines are the machines of examples/lab.yaml.
+var labMachines = map[string]string{
+	"controller-0": "10.240.0.10", "controller-1": "10.240.0.11", "controller-2": "10.240.0.12",
+	"worker-0": "10.240.0.20", "worker-1": "10.240.0.21", "worker-2": "10.240.0.22",
+}
+
+// look notes what there is of a lab that is up: the traces must be there, or
+// nobody would miss them afterwards.
+func (l *labRun) look() {
+	l.t.Helper()
+	journal, _ := os.ReadFile(filepath.Join(l.dir, "lab.kthwc", "lab", "journal"))
+	if found := regexp.MustCompile(`^\{"lab":"(kthwc-lab-[0-9a-f]+)"`).FindSubmatch(journal); found != nil {
+		l.id = string(found[1])
+	}
+	kinds := map[string]int{}
+	for trace := range l.traces() {
+		kind, _, _ := strings.Cut(trace, " ")
+		kinds[kind]++
+	}
+	if kinds["cgroup"] == 0 || kinds["process"] < 2*len(labMachines) || len(l.namespaces) < 2*len(labMachines) {
+		l.t.Errorf("a lab that is up (%s) has but these traces: %v, and %d namespaces", l.id, kinds, len(l.namespaces))
+	}
 }
 
 func (l *labRun) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -137,7 +167,7 @@ func (l *labRun) killed(after time.Duration, args ...string) {
 
 // hosts looks at the machines from inside: what cluster.yaml says is so.
 func (l *labRun) hosts() {
-	addresses := map[string]string{"controller-0": "10.240.0.10", "controller-1": "10.240.0.11", "controller-2": "10.240.0.12", "worker-0": "10.240.0.20", "worker-1": "10.240.0.21", "worker-2": "10.240.0.22"}
+	addresses := labMachines
 	ids := map[string]bool{}
 	for name, address := range addresses {
 		l.run("lab", "exec", name, "--", "true")
@@ -295,63 +325,73 @@ func (l *labRun) eventually(ask func() error) {
 	l.t.Error(err)
 }
 
-// machine is everything on this machine that a lab could leave: mounts, links,
-// network namespaces, cgroups, processes and what lies in /run.
-func (l *labRun) machine() map[string]bool {
+// traces is everything on this machine that is there for this lab: mounts,
+// links, network namespaces, cgroups, processes and their namespaces. Others are
+// at work here too, with labs of their own.
+func (l *labRun) traces() map[string]bool {
 	out := map[string]bool{}
-	note := func(kind string, lines ...string) {
-		for _, line := range lines {
-			out[kind+" "+line] = true
+	names := func(kind, dir string, ours func(string) bool) {
+		entries, _ := os.ReadDir(dir) // what is not there has nothing in it
+		for _, e := range entries {
+			if ours(e.Name()) {
+				out[kind+" "+e.Name()] = true
+			}
 		}
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	note("mount", strings.Split(string(mounts), "\n")...)
-	links, _ := os.ReadDir("/sys/class/net")
-	run, _ := os.ReadDir("/run")
-	netns, _ := os.ReadDir("/run/netns")
-	for kind, entries := range map[string][]fs.DirEntry{"link": links, "/run": run, "netns": netns} {
-		for _, e := range entries {
-			note(kind, e.Name())
+	names("link", "/sys/class/net", func(name string) bool { return name == "kthwc0" || strings.HasPrefix(name, "port") })
+	names("/run", "/run", func(name string) bool { return strings.Contains(name, "kthwc-lab") })
+	names("netns", "/run/netns", func(name string) bool { return labMachines[name] != "" || name == "balancer@lab" })
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, l.dir) || strings.Contains(line, "kthwc-lab") {
+			out["mount "+line] = true
 		}
 	}
 	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			note("cgroup", path)
+		if err == nil && d.IsDir() && d.Name() == l.id {
+			out["cgroup "+path] = true
 		}
 		return nil
 	})
-	processes, _ := filepath.Glob("/proc/[0-9]*")
-	for _, p := range processes {
-		for _, namespace := range []string{"net", "mnt", "pid", "cgroup"} {
-			if target, err := os.Readlink(p + "/ns/" + namespace); err == nil {
-				note("namespace", target)
-			}
-		}
-		command, _ := os.ReadFile(p + "/cmdline")
-		environ, _ := os.ReadFile(p + "/environ")
-		if bytes.Contains(command, []byte(l.dir)) || bytes.Contains(environ, []byte("KTHWC_LAB=")) {
-			note("process", p+" "+string(bytes.ReplaceAll(command, []byte{0}, []byte(" "))))
-		}
-	}
+	l.processTraces(out)
 	return out
 }
 
-// same waits until there is nothing that was not there before: others are at
-// work on this machine too, and the kernel takes network namespaces down late.
-func (l *labRun) same(before map[string]bool) {
-	l.t.Helper()
-	l.eventually(func() error {
-		var more []string
-		for _, what := range slices.Sorted(maps.Keys(l.machine())) {
-			if !before[what] {
-				more = append(more, what)
+// processTraces are processes that carry the lab's mark, are in its cgroups or
+// name its directory, and whatever is in a namespace that one of those once had.
+func (l *labRun) processTraces(out map[string]bool) {
+	processes, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range processes {
+		command, _ := os.ReadFile(p + "/cmdline")
+		environ, _ := os.ReadFile(p + "/environ")
+		groups, _ := os.ReadFile(p + "/cgroup")
+		ours := bytes.Contains(command, []byte(l.dir)) || bytes.Contains(environ, []byte("KTHWC_LAB="+l.id+"\x00")) || bytes.Contains(groups, []byte("/"+l.id+"/"))
+		if ours {
+			out["process "+p+" "+string(bytes.ReplaceAll(command, []byte{0}, []byte(" ")))] = true
+		}
+		for _, kind := range []string{"net", "mnt", "pid", "cgroup", "uts", "ipc"} {
+			own, _ := os.Readlink("/proc/self/ns/" + kind)
+			target, err := os.Readlink(p + "/ns/" + kind)
+			if err != nil || target == own {
+				continue
+			}
+			if ours {
+				l.namespaces[target] = true
+			}
+			if l.namespaces[target] {
+				out["namespace "+target+" of "+p] = true
 			}
 		}
-		if len(more) > 0 {
-			return fmt.Errorf("down left:\n%s", strings.Join(more, "\n"))
+	}
+}
+
+// gone waits until there are no traces: the kernel takes network namespaces down
+// late.
+func (l *labRun) gone() {
+	l.t.Helper()
+	l.eventually(func() error {
+		if left := slices.Sorted(maps.Keys(l.traces())); len(left) > 0 {
+			return fmt.Errorf("down left:\n%s", strings.Join(left, "\n"))
 		}
 		return nil
 	})
