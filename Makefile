@@ -7,7 +7,7 @@ build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
 
 test: ## run all tests with the race detector
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 40m ./...
 
 check: test ## everything that CI runs: format, vet on Linux and macOS, staticcheck, generated files
 	@test -z "$$(gofmt -l cmd internal lab pkg schema readers)" || { echo "not gofmt-ed:"; gofmt -l cmd internal lab pkg schema readers; exit 1; }
