@@ -72,7 +72,11 @@ func newPlan(s *session) *cobra.Command {
 // planEnd is how a plan ends: what stands in its way, or whether it is empty.
 func planEnd(p *apply.Plan, exitCode, partial bool) error {
 	if stops := p.Ready(partial); len(stops) > 0 {
-		return &exitError{exitRefused, fmt.Sprintf("%d things stand in the way of applying this", len(stops)), ""}
+		what := fmt.Sprintf("%d things stand", len(stops))
+		if len(stops) == 1 {
+			what = "one thing stands"
+		}
+		return &exitError{exitRefused, what + " in the way of applying this", ""}
 	}
 	if exitCode && !p.Empty() {
 		return &exitError{code: exitPending}

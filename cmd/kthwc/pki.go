@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -495,6 +496,9 @@ func newKubeconfig(s *session) *cobra.Command {
 			name := b.cluster.Name.V
 			if file == "" {
 				file = filepath.Join(s.stateDir(name), "admin.kubeconfig")
+				if err := s.ignoreKubeconfig(name); err != nil {
+					return err
+				}
 			}
 			content, err := b.tree.File("client/admin.kubeconfig").Body.Materialise(store.Material)
 			if err != nil {
@@ -515,6 +519,16 @@ func newKubeconfig(s *session) *cobra.Command {
 	cmd.Flags().StringVarP(&file, "output", "o", "", "the file to write, for you alone; admin.kubeconfig beside the store unless set")
 	cmd.Flags().BoolVar(&inLab, "lab", false, "reach the API of kthwc lab up from this machine, by the port of its loopback that leads there")
 	return cmd
+}
+
+// ignoreKubeconfig keeps the default file, which holds a key, out of git. What
+// else lies beside it may be committed.
+func (s *session) ignoreKubeconfig(cluster string) error {
+	file := filepath.Join(s.stateDir(cluster), ".gitignore")
+	if _, err := os.Stat(file); err == nil {
+		return nil
+	}
+	return durable.Replace(file, []byte("admin.kubeconfig\nlab/\n"), 0o644)
 }
 
 // throughLoopback is a kubeconfig for a lab's API, as this machine reaches it.
