@@ -47,6 +47,9 @@ fi
 # ctl is systemctl; a directory that stands for a host has none.
 ctl() { [ -n "$root" ] || systemctl --quiet "$@"; }
 
+# enable has systemd read all of its files again, which is not for nothing.
+enable() { [ -n "$root" ] || [ "$(systemctl is-enabled "$1" 2>/dev/null)" = enabled ] || ctl enable "$1"; }
+
 # note GENERATION WORD: progress, in one step.
 note() {
 	echo "$2" | cat >"$base/journal/.$1" # which says why it cannot, unlike a shell
@@ -194,7 +197,7 @@ arm() {
 		ctl daemon-reload
 	fi
 	rm -f -- "$base/.unit"
-	ctl enable kthwc-recover.service
+	enable kthwc-recover.service
 	if ctl is-active $timer.timer; then
 		ctl restart $timer.timer
 		return 0
@@ -273,9 +276,9 @@ act() {
 	systemctl show -p InvocationID --value "$2"
 	ctl reset-failed "$2" 2>/dev/null || true
 	case $1 in
-	start) ctl enable "$2" && ctl --no-block start "$2" ;;
+	start) enable "$2" && ctl --no-block start "$2" ;;
 	restart) ctl --no-block restart "$2" ;;
-	enable) ctl enable "$2" ;;
+	enable) enable "$2" ;;
 	esac
 }
 
@@ -328,7 +331,7 @@ awaken() {
 	[ -s "$saved/units" ] || return 0
 	ctl daemon-reload
 	while IFS=$tab read -r unit active enabled; do
-		[ "$enabled" != enabled ] || ctl enable "$unit" || true
+		[ "$enabled" != enabled ] || enable "$unit" || true
 		if [ "$active" = active ]; then
 			ctl reset-failed "$unit" 2>/dev/null || true
 			ctl --no-block "$again" "$unit" || echo "$unit does not start again" >&2
