@@ -275,7 +275,7 @@ func TestStagedBytesThatChange(t *testing.T) {
 	if err := errors.Join(tx.Stage(ctx, entries, nil, apply.Recorded{}), tx.Arm(ctx, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	m.must(t, `cd /var/lib/kthwc/gen/1/content && perl -e 'for (glob "*") { next if -s $_ < 1000; open(my $f, "+<", $_); seek($f, 7777, 0); print $f "N" }'`)
+	m.must(t, `cd /var/lib/kthwc/gen/1/content && perl -e 'for (glob "*/*") { next if -s $_ < 1000; open(my $f, "+<", $_); seek($f, 7777, 0); print $f "N" }'`)
 	err := tx.Install(ctx)
 	if err == nil || !strings.Contains(err.Error(), "/etc/rig/same") {
 		t.Errorf("installed: %v", err)

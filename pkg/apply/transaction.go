@@ -3,6 +3,7 @@ package apply
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -173,7 +174,7 @@ func (t *Transaction) Blob(ctx context.Context, path, digest string, mode uint32
 }
 
 // archiveOf is the standard input of stage: the lists, the record, the script
-// that undoes it, and the contents by number.
+// that undoes it, and the contents by directory and name.
 func archiveOf(entries []Install, units []UnitAction, record []byte) ([]byte, error) {
 	entries = withParents(entries)
 	var list, acts, out bytes.Buffer
@@ -186,18 +187,30 @@ func archiveOf(entries []Install, units []UnitAction, record []byte) ([]byte, er
 		_, err = w.Write(content)
 		return err
 	}
-	err := w.WriteHeader(&tar.Header{Name: "content/", Typeflag: tar.TypeDir, Mode: 0o700})
+	var err error
+	slots := map[string]int{} // by directory
 	for i, e := range entries {
-		sum := "-"
-		if e.Kind == tree.Regular {
+		sum, slot := "-", "-"
+		if turns[e.Kind] == turnContents {
+			in := path.Dir(e.Path)
+			if _, known := slots[in]; !known {
+				slots[in] = len(slots)
+			}
+			slot = strconv.Itoa(slots[in])
+		}
+		name := "content/" + slot + "/" + path.Base(e.Path)
+		switch e.Kind {
+		case tree.Regular:
 			digest := sha256.Sum256(e.Content)
 			sum = hex.EncodeToString(digest[:])
-			err = errors.Join(err, put(fmt.Sprintf("content/%d", i), e.Content))
+			err = errors.Join(err, put(name, e.Content))
+		case tree.Symlink:
+			err = errors.Join(err, w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: e.Target, Mode: 0o777}))
 		}
 		if strings.ContainsAny(e.Path+e.Target, "\t\n") {
 			return nil, fmt.Errorf("%q cannot be installed", e.Path)
 		}
-		fmt.Fprintf(&list, "%d\t%s\t%04o\t%s\t%s\t%s\t%s\t%s\n", i, e.Kind, e.Mode, orRoot(e.Owner), orRoot(e.Group), sum, e.Path, e.Target)
+		fmt.Fprintf(&list, "%d\t%s\t%s\t%04o\t%s\t%s\t%s\t%s\t%s\n", i, slot, e.Kind, e.Mode, orRoot(e.Owner), orRoot(e.Group), sum, e.Path, e.Target)
 	}
 	for _, u := range units {
 		fmt.Fprintf(&acts, "%s\t%s\n", u.Do, u.Unit)
@@ -216,8 +229,9 @@ func orRoot(name string) string {
 // parent is a directory that is made only if it is missing.
 const parent tree.Kind = "parent"
 
-// withParents puts every directory that an entry is in before it, and sorts by
-// path: a directory sorts before what is in it. What shall go needs none.
+// withParents adds every directory that an entry is in, and puts directories first,
+// each before what is in it; then files and links, those of a directory together;
+// then what shall go, which needs no directory.
 func withParents(entries []Install) []Install {
 	known := map[string]bool{"/": true}
 	for _, e := range entries {
@@ -233,6 +247,26 @@ func withParents(entries []Install) []Install {
 			out = append(out, Install{RecordedEntry: RecordedEntry{Path: dir, Kind: parent, Mode: 0o755}})
 		}
 	}
-	slices.SortFunc(out, func(a, b Install) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(out, func(a, b Install) int {
+		return cmp.Or(cmp.Compare(turns[a.Kind], turns[b.Kind]), strings.Compare(together(a), together(b)), strings.Compare(a.Path, b.Path))
+	})
 	return out
 }
+
+// together is what entries of a turn are sorted by first: the directory that
+// contents go to.
+func together(e Install) string {
+	if turns[e.Kind] == turnContents {
+		return path.Dir(e.Path)
+	}
+	return ""
+}
+
+// When each kind of entry is installed.
+const (
+	turnDirs = iota
+	turnContents
+	turnGone
+)
+
+var turns = map[tree.Kind]int{parent: turnDirs, tree.Dir: turnDirs, tree.Regular: turnContents, tree.Symlink: turnContents, tree.Absent: turnGone}

@@ -3,8 +3,8 @@
 # the host ("-" for what the host does by itself), and what the step needs.
 #
 #   stage N     standard input is a tar of the generation: "entries" and "units",
-#               two lists, "content/INDEX" for regular files, "record"; nothing
-#               outside the generation's directory is touched
+#               two lists, "content/SLOT/NAME" for files and links, "record";
+#               nothing outside the generation's directory is touched
 #   arm N T     from now on a timer undoes the generation after T seconds, and a
 #               unit at boot, unless it is committed; again: T seconds from now
 #   install N   save what is there, stop what shall go, put every entry in its
@@ -21,10 +21,15 @@
 #
 # The journal has one word of progress per generation, each replaced in one
 # step. A path is at any moment what it was or what it shall be. "entries" has
-# one line per path, parents before what is in them, with tabs: index, kind (file,
-# dir, symlink, absent, or parent: a directory that is made only if it is
-# missing), mode, owner, group, SHA-256 or -, path, and a link's target.
-# "units" has what is done to each unit, a tab, and its name.
+# one line per path with tabs: index, slot (a number for each directory that gets
+# files or links, or -), kind (file, dir, symlink, absent, or parent: a directory
+# that is made only if it is missing), mode, owner, group, SHA-256 or -, path, and a
+# link's target. Directories come first, parents before what is in them, then files
+# and links, those of a directory together, then what shall go. "units" has what is
+# done to each unit, a tab, and its name.
+#
+# Starting a program costs more than most of what it then does: so each is started
+# for as many paths as possible, and what the shell can do by itself it does.
 set -eu
 umask 077
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -34,12 +39,20 @@ base=$root/var/lib/kthwc
 tab=$(printf '\t')
 timer=kthwc-guard
 
-mkdir -p "$base/gen" "$base/journal"
+if ! [ -d "$base/gen" ] || ! [ -d "$base/journal" ]; then mkdir -p "$base/gen" "$base/journal"; fi
 exec 9>"$base/lock"
 # What was cut off may be ending still; the timer and the boot wait longer.
 case $do in guard | boot) patience=300 ;; *) patience=10 ;; esac
 flock -w "$patience" 9 || { echo "another step of an apply is at work on this host" >&2; exit 75; }
-if [ "$epoch" != - ] && [ "$epoch" != "$(cat "$base/epoch" 2>/dev/null)" ]; then
+# first FILE WORD: sets word to the first line of a file, or to WORD without one.
+first() {
+	word=
+	if [ -f "$1" ]; then read -r word <"$1" || true; fi
+	[ -n "$word" ] || word=$2
+}
+
+first "$base/epoch" none
+if [ "$epoch" != - ] && [ "$epoch" != "$word" ]; then
 	echo "somebody else has taken this host over" >&2
 	exit 76
 fi
@@ -58,7 +71,18 @@ note() {
 	sync -- "$base/journal"
 }
 
-progress() { cat "$base/journal/$1" 2>/dev/null || echo none; }
+# mark is note where a power cut may leave the word before: nothing hangs on which.
+mark() {
+	echo "$2" | cat >"$base/journal/.$1"
+	mv -T -- "$base/journal/.$1" "$base/journal/$1"
+}
+
+# progress GENERATION: sets word.
+progress() { first "$base/journal/$1" none; }
+
+# all COMMAND: runs it with the paths that standard input has, one a line; not at
+# all if there are none.
+all() { xargs -r -d '\n' "$@"; }
 
 # settle PATH: what was done to a name in its directory is on the disk.
 settle() {
@@ -68,37 +92,62 @@ settle() {
 
 # each FUNCTION FILE: call it with the fields of every line.
 each() {
-	while IFS=$tab read -r index kind mode owner group sum path target; do
+	# shellcheck disable=SC2034 # the functions use them
+	while IFS=$tab read -r index slot kind mode owner group sum path target; do
 		"$1"
 	done <"$2"
 }
 
+# verify makes sure that contents are what they shall be, and names one that is not.
 verify() {
+	if (cd "$dir" && each sums entries | sha256sum -c --status --strict 2>/dev/null); then return 0; fi
+	each whole "$dir/entries"
+}
+
+sums() { [ "$kind" != file ] || printf '%s  content/%s/%s\n' "$sum" "$slot" "${path##*/}"; }
+
+whole() {
 	[ "$kind" = file ] || return 0
-	[ "$(sha256sum <"$dir/content/$index")" = "$sum  -" ] || { echo "$path did not arrive whole" >&2; exit 65; }
-	sync -- "$dir/content/$index"
+	[ "$(sha256sum <"$dir/content/$slot/${path##*/}")" = "$sum  -" ] || { echo "$path did not arrive whole" >&2; exit 65; }
 }
 
 stage() {
-	[ "$(progress "$n")" = none ] || { echo "generation $n exists already" >&2; exit 65; }
+	progress "$n"
+	[ "$word" = none ] || { echo "generation $n exists already" >&2; exit 65; }
 	dir=$base/gen/$n.new
 	rm -rf -- "$base"/gen/*.new "$base/gen/$n"
 	trap 'rm -rf -- "$dir"' EXIT # a disk that was too small is as full as before
 	mkdir "$dir"
 	said=$(tar -x -C "$dir" --no-same-owner --no-same-permissions 2>&1) || { printf '%s\n' "$said" | grep -v 'Exiting with failure' | tail -n 1 >&2; exit 65; }
 	[ -f "$dir/end" ] || { echo "the generation did not arrive whole" >&2; exit 65; }
-	each verify "$dir/entries"
-	sync -- "$dir/entries" "$dir/units" "$dir/record" "$dir/script" "$dir/content" "$dir"
+	verify
+	# What undoes the generation must be on the disk, not what it brings: after a
+	# power cut nobody goes on with it.
+	sync -- "$dir/entries" "$dir/units" "$dir/record" "$dir/script" "$dir"
 	mv -T -- "$dir" "$base/gen/$n"
 	trap - EXIT
 	sync -- "$base/gen"
-	note "$n" staged
+	mark "$n" staged
 }
 
 # sound refuses to write through what others may exchange: what is above a path
 # must be directories of root's, or links of root's to such; a directory of ours
 # is no link at all.
 sound() {
+	mounts=$(echo; cut -d ' ' -f 5 /proc/self/mountinfo; echo .)
+	each plain "$dir/entries"
+	# shellcheck disable=SC2016 # the inner shell expands them
+	unsafe=$(cd "${root:-/}" && each parents "$dir/entries" | all sh -c 'find "$@" -maxdepth 0 ! -uid 0; find -L "$@" -maxdepth 0 "(" ! -uid 0 -o -perm -002 ")"' sh)
+	[ -n "$unsafe" ] || return 0
+	printf "%s is not root's alone: nothing is written below it\n" "${unsafe#.}" | head -n 1 >&2
+	exit 65
+}
+
+# parents are the directories that are there already.
+parents() { if [ "$kind" = parent ] && [ -d ".$path" ]; then printf '.%s\n' "$path"; fi; }
+
+# plain says of one path whether it can be replaced, or written below.
+plain() {
 	at=$root$path
 	[ -e "$at" ] || [ -L "$at" ] || return 0
 	case $kind in
@@ -113,24 +162,27 @@ $at
 	esac
 	if [ "$kind" = dir ] && [ -L "$at" ]; then echo "$path is a link, and shall be a directory" >&2; exit 65; fi
 	[ -d "$at" ] || { echo "$path is no directory" >&2; exit 65; }
-	[ "$kind" = parent ] || return 0
-	if [ "$(stat -c %u -- "$at")" != 0 ] || [ "$(stat -L -c %u -- "$at")" != 0 ] || [ -n "$(find "$at/" -prune -perm -002)" ]; then
-		echo "$path is not root's alone: nothing is written below it" >&2
-		exit 65
-	fi
 }
 
-# save keeps what is at a path: nothing, or a copy with its owner and mode.
+# save keeps what is at a path: nothing, or a copy with its owner and mode. Of a
+# parent it is enough to know that it is there.
 save() {
 	at=$root$path
 	[ -e "$at" ] || [ -L "$at" ] || return 0
-	if [ -d "$at" ] && [ ! -L "$at" ]; then
+	if [ "$kind" = parent ]; then
+		: >"$saved/$index.there"
+	elif [ -d "$at" ] && [ ! -L "$at" ]; then
 		stat -c "%a$tab%U$tab%G" -- "$at" >"$saved/$index.dir"
-		sync -- "$saved/$index.dir"
-		return 0
+	else
+		cp -a -T -- "$at" "$saved/$index"
 	fi
-	cp -a -T -- "$at" "$saved/$index"
-	[ -L "$saved/$index" ] || sync -- "$saved/$index"
+}
+
+# kept are the files that save has made.
+kept() {
+	for file in "$saved/$index" "$saved/$index.dir"; do
+		if [ -e "$file" ] && [ ! -L "$file" ]; then printf '%s\n' "$file"; fi
+	done
 }
 
 # place FILE AT: replace a path by a file in one step.
@@ -140,46 +192,133 @@ place() {
 	settle "$2"
 }
 
+# put makes every path what it shall be: directories first; then contents come
+# beside their places and to the disk; then each path is replaced in one step; then
+# the directories are on the disk, too. Paths are relative to / here.
 put() {
-	at=$root$path
-	temp=${at%/*}/.kthwc-$n-$index
+	cd "${root:-/}"
+	missing='' owners='' modes=''
+	each arrange "$dir/entries"
+	printf %s "$missing" | all mkdir -m 0755 --
+	together bring
+	for access in $owners; do each owned "$dir/entries" | all chown -- "$access"; done
+	for access in $modes; do each moded "$dir/entries" | all chmod -- "$access"; done
+	each contents "$dir/entries" | all sync --
+	together move
+	each emptied "$dir/entries" | all rmdir --
+	each gone "$dir/entries" | all rm -f --
+	{
+		printf %s "$missing"
+		each touched "$dir/entries"
+	} | all sync --
+}
+
+# arrange finds which directories are missing, and which owners and modes there are.
+arrange() {
 	case $kind in
-	parent)
-		[ -d "$at" ] || mkdir -m 0755 -- "$at"
-		settle "$at"
-		;;
-	dir)
-		[ -d "$at" ] || mkdir -- "$at"
-		chown -- "$owner:$group" "$at"
-		chmod -- "$mode" "$at"
-		settle "$at"
-		;;
-	file)
-		cp -T -- "$dir/content/$index" "$temp"
-		chown -- "$owner:$group" "$temp"
-		chmod -- "$mode" "$temp"
-		place "$temp" "$at"
-		;;
-	symlink)
-		rm -f -- "$temp"
-		ln -s -- "$target" "$temp"
-		place "$temp" "$at"
-		;;
-	absent)
-		[ ! -e "$at" ] && [ ! -L "$at" ] && return 0
-		rm -f -- "$at"
-		settle "$at"
+	parent) [ -d ".$path" ] || missing="$missing.$path
+" ;;
+	dir | file)
+		if [ "$kind" = dir ] && [ ! -d ".$path" ]; then missing="$missing.$path
+"; fi
+		case " $owners" in *" $owner:$group "*) ;; *) owners="$owners$owner:$group " ;; esac
+		case " $modes" in *" $mode "*) ;; *) modes="$modes$mode " ;; esac
 		;;
 	esac
+}
+
+# waiting sets in to the directory of a path, and temp to where contents wait to be
+# moved into it: a directory of the same file system, that only root looks into.
+waiting() { in=.${path%/*} temp=.${path%/*}/.kthwc-$n; }
+
+# ours prints what has an owner and a mode: a directory, or a file that waits.
+ours() {
+	waiting
+	case $kind in
+	dir) printf '.%s\n' "$path" ;;
+	file) printf '%s\n' "$temp/${path##*/}" ;;
+	esac
+}
+
+owned() { [ "$owner:$group" != "$access" ] || ours; }
+moded() { [ "$mode" != "$access" ] || ours; }
+contents() { [ "$kind" != file ] || ours; }
+gone() { if [ "$kind" = absent ] && { [ -e ".$path" ] || [ -L ".$path" ]; }; then printf '.%s\n' "$path"; fi; }
+
+# touched are the directories in which something has changed, those of a directory
+# that was made among them.
+touched() {
+	waiting
+	case $kind in
+	dir) printf '.%s\n%s\n' "$path" "$in" ;;
+	parent) case "
+$missing" in *"
+.$path
+"*) printf '%s\n' "$in" ;; esac ;;
+	absent) [ ! -d "$in" ] || printf '%s\n' "$in" ;;
+	*)
+		[ "$in" = "${before-}" ] || printf '%s\n' "$in"
+		before=$in
+		;;
+	esac
+}
+
+# together FUNCTION: calls it for each directory that gets files or links, with
+# their names in the generation.
+together() {
+	last=
+	todo=$1
+	set --
+	while IFS=$tab read -r _ slot kind _ _ _ _ path _; do
+		case $kind in file | symlink) ;; *) continue ;; esac
+		waiting
+		if [ "$in" != "$last" ]; then
+			[ $# = 0 ] || "$todo" "$last" "$@"
+			set --
+			last=$in
+		fi
+		set -- "$@" "$dir/content/$slot/${path##*/}"
+	done <"$dir/entries"
+	[ $# = 0 ] || "$todo" "$last" "$@"
+}
+
+# bring copies contents to where they wait.
+bring() {
+	beside=$1/.kthwc-$n
+	shift
+	if [ -e "$beside" ] || [ -L "$beside" ]; then rm -rf -- "$beside"; fi
+	mkdir -- "$beside"
+	cp -d -t "$beside" -- "$@"
+}
+
+# move replaces paths by what waits, each in one step.
+move() {
+	to=$1
+	shift
+	for content; do
+		set -- "$@" "$to/.kthwc-$n/${content##*/}"
+		shift
+	done
+	mv -f -t "$to" -- "$@"
+}
+
+# emptied are the directories where contents have waited.
+emptied() {
+	waiting
+	case $kind in file | symlink) ;; *) return 0 ;; esac
+	[ "$in" = "${before-}" ] || printf '%s
+' "$temp"
+	before=$in
 }
 
 # arm makes sure that what follows is undone without us: a program of its own
 # on the host, a unit that runs it at the next boot, and a timer.
 arm() {
-	case $(progress "$n") in
+	progress "$n"
+	case $word in
 	staged | installing | installed) ;;
 	*)
-		echo "generation $n is $(progress "$n")" >&2
+		echo "generation $n is $word" >&2
 		exit 65
 		;;
 	esac
@@ -188,27 +327,31 @@ arm() {
 		place "$base/.recover" "$base/recover"
 	fi
 	[ -z "$root" ] || return 0
-	unit=/etc/systemd/system/kthwc-recover.service
-	boot_unit >"$base/.unit"
-	if ! cmp -s "$base/.unit" "$unit"; then
-		cp -T -- "$base/.unit" "$unit.kthwc"
+	# Only the boot reads the unit and the link to it: systemd need not know now.
+	units=/etc/systemd/system
+	unit=$units/kthwc-recover.service
+	if ! boot_unit | cmp -s - "$unit"; then
+		boot_unit >"$unit.kthwc"
 		chmod 0644 -- "$unit.kthwc"
 		place "$unit.kthwc" "$unit"
-		ctl daemon-reload
 	fi
-	rm -f -- "$base/.unit"
-	enable kthwc-recover.service
+	if ! [ -L $units/sysinit.target.wants/kthwc-recover.service ]; then
+		ctl --no-reload enable kthwc-recover.service
+		sync -- $units/sysinit.target.wants $units
+	fi
 	if ctl is-active $timer.timer; then
 		ctl restart $timer.timer
 		return 0
 	fi
-	ctl reset-failed $timer.service 2>/dev/null || true
-	systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"
+	set -- systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"
+	"$@" 2>/dev/null && return 0
+	ctl reset-failed $timer.service 2>/dev/null || true # of an earlier one
+	"$@"
 }
 
+# disarm: a timer that goes off all the same finds nothing to undo.
 disarm() {
-	[ -z "$root" ] || return 0
-	if ctl is-active $timer.timer; then ctl stop $timer.timer; fi
+	[ -n "$root" ] || ctl stop $timer.timer 2>/dev/null || true
 }
 
 boot_unit() {
@@ -233,22 +376,45 @@ EOF
 
 # keep notes how each unit was before.
 keep() {
-	while IFS=$tab read -r verb unit; do
-		printf '%s\t%s\t%s\n' "$unit" "$(ctl is-active "$unit" && echo active || echo inactive)" "$(ctl is-enabled "$unit" 2>/dev/null && echo enabled || echo disabled)"
-	done <"$dir/units" >"$saved/units"
+	set --
+	while IFS=$tab read -r _ unit; do set -- "$@" "$unit"; done <"$dir/units"
+	states "$@" | cat >"$saved/units"
 	sync -- "$saved/units"
+}
+
+# states prints each unit, whether it is active, and whether it is enabled or
+# cannot be.
+states() {
+	[ $# -gt 0 ] || return 0
+	if [ -n "$root" ]; then
+		printf "%s${tab}active${tab}enabled\n" "$@"
+		return 0
+	fi
+	active=inactive enabled=disabled
+	{ systemctl show -p ActiveState,UnitFileState -- "$@"; echo; } | while IFS= read -r line; do
+		case $line in
+		ActiveState=active | ActiveState=reloading) active=active ;;
+		UnitFileState=enabled* | UnitFileState=static | UnitFileState=alias | UnitFileState=indirect | UnitFileState=generated) enabled=enabled ;;
+		'')
+			printf '%s\t%s\t%s\n' "$1" "$active" "$enabled"
+			active=inactive enabled=disabled
+			shift
+			;;
+		esac
+	done
 }
 
 install() {
 	dir=$base/gen/$n saved=$base/gen/$n/saved
-	case $(progress "$n") in
+	progress "$n"
+	case $word in
 	staged)
-		each verify "$dir/entries"
-		mounts=$(echo; cut -d ' ' -f 5 /proc/self/mountinfo; echo .)
-		each sound "$dir/entries"
+		verify
+		sound
 		rm -rf "$saved"
 		mkdir "$saved"
 		each save "$dir/entries"
+		each kept "$dir/entries" | all sync --
 		keep
 		if [ -f "$base/confirmed" ]; then cp -T -- "$base/confirmed" "$saved/confirmed"; fi
 		sync -- "$saved"
@@ -258,20 +424,21 @@ install() {
 		;;
 	installing) ;;
 	*)
-		echo "generation $n is $(progress "$n")" >&2
+		echo "generation $n is $word" >&2
 		exit 65
 		;;
 	esac
 	while IFS=$tab read -r verb unit; do
 		if [ "$verb" = stop ]; then ctl disable --now "$unit" || ctl stop "$unit"; fi
 	done <"$dir/units"
-	each put "$dir/entries"
+	put
 	if [ -s "$dir/units" ]; then ctl daemon-reload; fi
-	note "$n" installed
+	mark "$n" installed
 }
 
 act() {
-	[ "$(progress "$n")" = installed ] || { echo "generation $n is $(progress "$n")" >&2; exit 65; }
+	progress "$n"
+	[ "$word" = installed ] || { echo "generation $n is $word" >&2; exit 65; }
 	[ -z "$root" ] || return 0
 	systemctl show -p InvocationID --value "$2"
 	ctl reset-failed "$2" 2>/dev/null || true
@@ -292,12 +459,20 @@ untouched() {
 	fi
 }
 
+# clear removes what waits beside a path.
+clear() {
+	at=$root$path
+	[ ! -d "${at%/*}/.kthwc-$n" ] || rm -rf -- "${at%/*}/.kthwc-$n"
+}
+
 # restore puts back what save kept.
 restore() {
 	at=$root$path
 	temp=${at%/*}/.kthwc-$n-$index
 	rm -f -- "$temp"
-	if [ -f "$saved/$index.dir" ]; then
+	if [ -f "$saved/$index.there" ]; then
+		return 0
+	elif [ -f "$saved/$index.dir" ]; then
 		[ -d "$at" ] || mkdir -- "$at"
 		[ "$(stat -c "%a$tab%U$tab%G" -- "$at")" != "$(cat "$saved/$index.dir")" ] || return 0
 		IFS=$tab read -r mode owner group <"$saved/$index.dir"
@@ -343,6 +518,7 @@ undo() {
 	turn='' again=restart
 	if [ "$do" = boot ]; then turn=--no-block again=start; fi
 	rm -rf -- "$dir/content" # there must be space for what is put back
+	each clear "$dir/entries"
 	quieten
 	tac "$dir/entries" >"$dir/reversed"
 	each restore "$dir/reversed"
@@ -351,7 +527,8 @@ undo() {
 
 rollback() {
 	dir=$base/gen/$n saved=$base/gen/$n/saved
-	case $(progress "$n") in
+	progress "$n"
+	case $word in
 	none | staged | rolled-back) ;;
 	committed)
 		echo "generation $n is committed" >&2
@@ -363,7 +540,8 @@ rollback() {
 		;;
 	*) undo ;;
 	esac
-	[ "$(progress "$n")" = none ] || note "$n" rolled-back
+	progress "$n"
+	[ "$word" = none ] || note "$n" rolled-back
 	rm -rf -- "$dir"
 	rm -f -- "$base/unconfirmed"
 	[ "$do" = guard ] || disarm
@@ -373,7 +551,8 @@ rollback() {
 # is then what it shall be.
 revert() {
 	dir=$base/gen/$n saved=$base/gen/$n/saved
-	case $(progress "$n") in
+	progress "$n"
+	case $word in
 	committed)
 		[ "$(confirmed)" = "$n" ] || { echo "generation $n is not the last: it is $(confirmed)" >&2; exit 65; }
 		[ -d "$saved" ] || { echo "generation $n was not kept" >&2; exit 65; }
@@ -381,7 +560,7 @@ revert() {
 		;;
 	reverting) ;;
 	*)
-		echo "generation $n is $(progress "$n")" >&2
+		echo "generation $n is $word" >&2
 		exit 65
 		;;
 	esac
@@ -407,7 +586,8 @@ confirmed() { generation "$base/confirmed"; }
 # commit keeps what can be reverted to: what this generation replaced, and the
 # record of the one before. Contents are on the host already, and secrets among them.
 commit() {
-	case $(progress "$n") in
+	progress "$n"
+	case $word in
 	installed)
 		cp -T -- "$base/gen/$n/record" "$base/.confirmed"
 		place "$base/.confirmed" "$base/confirmed"
@@ -415,7 +595,7 @@ commit() {
 		;;
 	committed) ;;
 	*)
-		echo "generation $n is $(progress "$n")" >&2
+		echo "generation $n is $word" >&2
 		exit 65
 		;;
 	esac
@@ -433,7 +613,8 @@ recover() {
 	for file in "$base"/journal/*; do
 		[ -e "$file" ] || continue
 		n=${file##*/}
-		case $(progress "$n") in
+		progress "$n"
+		case $word in
 		committed | rolled-back) ;;
 		reverting) revert ;;
 		*)
@@ -452,7 +633,8 @@ recover() {
 boot() { recover; }
 
 guard() {
-	case $(progress "$n") in
+	progress "$n"
+	case $word in
 	committed | rolled-back | none) ;;
 	*)
 		if [ "$(confirmed)" = "$n" ]; then note "$n" committed; else rollback; fi

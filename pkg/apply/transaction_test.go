@@ -250,7 +250,7 @@ func TestInstallRefuses(t *testing.T) {
 			return errors.Join(os.Mkdir(filepath.Join(dir, "opt/other"), 0o755), os.Chown(filepath.Join(dir, "opt/other"), 65534, 65534), os.Symlink("other", filepath.Join(dir, "opt/new")))
 		},
 		"/etc/app/changed.conf did not arrive whole": func(dir string) error {
-			names, err := filepath.Glob(filepath.Join(dir, "var/lib/kthwc/gen/1/content/*"))
+			names, err := filepath.Glob(filepath.Join(dir, "var/lib/kthwc/gen/1/content/*/*"))
 			for _, n := range names {
 				if text, _ := os.ReadFile(n); string(text) == "new\n" {
 					return os.WriteFile(n, []byte("nEw\n"), 0o600)
