@@ -192,6 +192,32 @@ func TestRebootUnderALivingOperator(t *testing.T) {
 	o.nothingToDo(t)
 }
 
+// An operator who is interrupted undoes what he has begun, and gives the host back
+// at once.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	quick(1, m).succeed(t)
+	was := m.mustPicture(t)
+	for _, element := range []string{"stage", "install", "act restart rig-web.service", "forward 127.0.0.1:8081"} {
+		ctx, interrupt := context.WithCancel(bounded(t, time.Minute))
+		p := quick(2, m).here(world{version: 2})
+		p.tell = func(name string) {
+			if strings.HasSuffix(name, ": "+element) {
+				interrupt()
+			}
+		}
+		err := p.apply(ctx)
+		if !errors.Is(err, context.Canceled) || p.outcome == nil || len(p.outcome.Confirmed)+len(p.outcome.Stuck) > 0 || element != "stage" && len(p.outcome.Undone) != 1 {
+			t.Errorf("at %s: %v, %+v", element, err, p.outcome)
+		}
+		healed(t, m, was, 20*time.Second)
+		answers(t, m, "version 1")
+	}
+	quick(2, m).succeed(t)
+	quick(2, m).nothingToDo(t)
+}
+
 // failures are units that do not come up, each in its own way.
 var failures = []struct {
 	name   string

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +26,13 @@ func TestMain(m *testing.M) {
 	case os.Getenv(operatorVariable) != "":
 		os.Exit(operate(os.Getenv(operatorVariable)))
 	}
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		_ = down()
+		os.Exit(130)
+	}()
 	code := m.Run()
 	if err := down(); err != nil {
 		fmt.Fprintln(os.Stderr, "the lab does not go down:", err)

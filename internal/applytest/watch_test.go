@@ -17,8 +17,8 @@ import (
 // watchPerl looks again and again, until standard input ends, at what is true at
 // every moment of an apply: each managed path is one of those that it may be; no
 // process has a secret in its arguments or its environment; no file that holds one
-// may be read by others. It prints each offence once. It uses a fifth of a
-// processor at most, so that there is something to watch.
+// may be read by others. It prints each offence once. It uses a little of a
+// processor only, so that there is something to watch.
 const watchPerl = look + `$| = 1; shift @ARGV; my ($canary, %may);
 while (<STDIN>) { chomp; last if $_ eq "."; my ($p, $s) = split /\t/; defined $s ? $may{$p}{$s}++ : ($canary = $p) }
 print "watching\n";
@@ -43,7 +43,7 @@ while (1) {
 	}
 	below($_, 6) for "/var/lib/kthwc", "/etc/rig", "/etc/systemd/system", "/tmp", "/var/tmp", "/dev/shm", "/run/kthwc", "/opt/kthwc";
 	$rounds++;
-	my $ready = $in; last if select($ready, undef, undef, 4 * (time - $began)) > 0;
+	my $ready = $in; last if select($ready, undef, undef, 12 * (time - $began)) > 0;
 }
 print "rounds $rounds\n";
 `
