@@ -30,14 +30,20 @@ exec 3<&0
 while read -r word value; do
 	case $word in
 	epoch)
+		# A step that is under way belongs to the epoch before, and ends first.
+		exec 9>>"$base/lock"
+		flock -w 15 9 || { echo "a step of an earlier apply is still at work" >&2; exit 1; }
 		printf '%s\n' "$value" >"$base/.epoch" && sync -- "$base/.epoch" && mv -T -- "$base/.epoch" "$base/epoch" && sync -- "$base" || exit 1
+		exec 9>&-
 		printf 'epoch %s\n' "$value"
 		;;
 	alive) : >"$base/alive" ;;
 	esac
 done <&3 8>&- &
-reader=$!
+reader=$! status=0
 while kill -0 "$reader" 2>/dev/null; do
 	wait "$reader"
+	status=$?
 done
 rm -f -- "$base/owner"
+exit "$status"
