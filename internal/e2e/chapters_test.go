@@ -17,7 +17,7 @@ var (
 func boots(t *testing.T, o *operator) {
 	o.settled(t)
 	o.ready(t, workers...)
-	o.verified(t)
+	o.verified(t, "--disruptive")
 }
 
 // planned is what a plan says of hosts, as other programs read it.
@@ -158,8 +158,8 @@ func rollback(t *testing.T, o *operator) {
 	o.write(t, wishes{})
 	o.settled(t)
 
-	o.write(t, apiserver("audit-log-maxage", "soon"))
-	o.apply(t, undone).says(t, `kube-apiserver\.service on controller-0`, `audit-log-maxage`, `undone: controller-0\n`, `not begun: controller-\{1\.\.2\}\n`)
+	o.write(t, apiserver("audit-log-maxbackup", "many"))
+	o.apply(t, undone).says(t, `kube-apiserver\.service on controller-0`, `audit-log-maxbackup`, `undone: controller-0\n`, `not begun: controller-\{1\.\.2\}\n`)
 	o.run(t, done, "status", "--lab")
 	o.write(t, wishes{})
 	o.settled(t)
@@ -222,7 +222,7 @@ func rebooted(t *testing.T, o *operator) {
         [Install]
         WantedBy=multi-user.target
 `})
-	r := o.begin(t, "apply", "--lab", "--auto-approve")
+	r := o.begin(t, "apply", "--lab", "--auto-approve", "--timeout", "20s")
 	r.until(t, `^worker-1 +install +ok`)
 	o.run(t, done, "lab", "off", "worker-1")
 	a := r.wait()

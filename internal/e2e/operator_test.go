@@ -238,9 +238,9 @@ func (o *operator) settled(t *testing.T) {
 }
 
 // verified compares the cluster with all that is predicted.
-func (o *operator) verified(t *testing.T) {
+func (o *operator) verified(t *testing.T, more ...string) {
 	t.Helper()
-	a := o.run(t, done, "verify", "--lab", "--image-archive", toolboxImage())
+	a := o.run(t, done, append([]string{"verify", "--lab", "--image-archive", toolboxImage(), "--external-name", "external.lab.test"}, more...)...)
 	t.Log(a.stdout)
 }
 
