@@ -72,8 +72,10 @@ note() {
 }
 
 # mark is note where a power cut may leave the word before: nothing hangs on which.
+# It may not leave an empty file, which says that nothing was begun.
 mark() {
 	echo "$2" | cat >"$base/journal/.$1"
+	sync -- "$base/journal/.$1"
 	mv -T -- "$base/journal/.$1" "$base/journal/$1"
 }
 
