@@ -1,7 +1,7 @@
 # kthwc: see README.md. Every target is one line of `make help`.
 GO ?= go
 
-.PHONY: build test check lint golden docs fuzz bench bench-pki readers lab-artifacts demo help
+.PHONY: build test check lint golden docs fuzz bench bench-pki bench-apply readers lab-artifacts demo help
 
 build: ## build bin/kthwc
 	$(GO) build -o bin/kthwc ./cmd/kthwc
@@ -49,6 +49,9 @@ bench: ## measure load, build and write at 6, 500 and 5,000 nodes
 bench-pki: ## measure issuing and reading back, against the tutorial's way (which it builds)
 	$(GO) test ./internal/bench -run '^$$' -bench 'Issue|Look' -benchtime 1x -timeout 30m
 	$(GO) test ./cmd/kthwc -run '^$$' -bench IssueProcess -benchtime 5x -timeout 30m
+
+bench-apply: ## measure apply against ssh, tar and Ansible on the lab's hosts (needs root), and on 500 in one process
+	sh internal/bench/apply.sh
 
 readers: ## build the programs that judge what is rendered (Kubernetes' own code; slow the first time)
 	sh readers/build.sh
