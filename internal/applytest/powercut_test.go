@@ -78,7 +78,7 @@ func TestPowerCutAnywhere(t *testing.T) {
 	for _, wrong := range o.wrong {
 		t.Error(wrong)
 	}
-	if o.cuts < 150 || len(o.seen) < 30 {
+	if o.cuts < 120 || len(o.seen) < 30 {
 		t.Errorf("the power was cut %d times only, and left %d different disks", o.cuts, len(o.seen))
 	}
 	t.Logf("%d cuts left %d different disks", o.cuts, len(o.seen))
@@ -139,7 +139,14 @@ func (o *outage) apply(host string, generation int, entries []apply.Install) {
 
 // writes are the commands of the steps that change what is on the disk, or make
 // it last.
-const writes = `sync*|mv*|rm*|cp*|ln*|mkdir*|rmdir*|chmod*|chown*|tar*|printf*`
+const writes = `\"\$@\"*|command*|sync*|cat*|tac*|rm*|mkdir*|chmod*|chown*|tar*`
+
+// oneByOne has the commands that take many paths take one at a time, so that the
+// power may be cut between two of them.
+const oneByOne = `mv() { if [ "$1 $2" = "-f -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command mv -f -t "$kthwc_to" -- "$kthwc_f"; done; else command mv "$@"; fi; }
+cp() { if [ "$1 $2" = "-d -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command cp -d -t "$kthwc_to" -- "$kthwc_f"; done; else command cp "$@"; fi; }
+xargs() { shift 3; while IFS= read -r kthwc_f; do "$@" "$kthwc_f" </dev/null; done; }
+`
 
 // step runs a step, and cuts the power before each command of it that writes, and
 // at its end: then it must have left what it is to leave.
@@ -148,9 +155,9 @@ func (o *outage) step(name, host string, tx *apply.Transaction, do func() error,
 	into := powercut.Memory(o)
 	tx.Conn = shell{func(script string) string {
 		if !o.sync {
-			script = strings.ReplaceAll(script, "sync -- ", ": -- ")
+			script = "sync() { :; }\n" + script
 		}
-		return "set -T; kthwc_n=1000; trap 'case $BASH_COMMAND in " + writes + ") kthwc_n=$((kthwc_n + 1)); " + o.Shell(into+"/$kthwc_n.$BASHPID") + ";; esac' DEBUG\n" + script
+		return "set -T; kthwc_n=1000; trap 'case $BASH_COMMAND in " + writes + ") kthwc_n=$((kthwc_n + 1)); " + o.Shell(into+"/$kthwc_n.$BASHPID") + ";; esac' DEBUG\n" + oneByOne + script
 	}}
 	if err := do(); err != nil {
 		o.Fatalf("%s: %v", name, err)

@@ -115,7 +115,7 @@ func (d *Disk) CommitJournal() {
 // Shell is a line of shell that does what CommitJournal does, and keeps the disk
 // as it is after a power cut then in a file that the line names.
 func (d *Disk) Shell(file string) string {
-	return fmt.Sprintf("echo x >%s; sync %[1]s; cp --sparse=always %s %s", d.other(), d.Image, file)
+	return fmt.Sprintf("echo x >%s; command sync %[1]s; command cp --sparse=always %s %s", d.other(), d.Image, file)
 }
 
 // After looks at the disk as it is after a power cut now.

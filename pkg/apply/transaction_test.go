@@ -34,12 +34,23 @@ func (k killed) Forward(ctx context.Context, network, address string) (net.Conn,
 
 func (killed) Close() error { return nil }
 
-// filmed runs scripts in bash and copies the host before each of their commands:
-// what a kill there would leave. Commands of subshells count, too.
+// oneByOne has the commands that take many paths take one at a time, so that
+// something may happen between two of them.
+const oneByOne = `mv() { if [ "$1 $2" = "-f -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command mv -f -t "$kthwc_to" -- "$kthwc_f"; done; else command mv "$@"; fi; }
+cp() { if [ "$1 $2" = "-d -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command cp -d -t "$kthwc_to" -- "$kthwc_f"; done; else command cp "$@"; fi; }
+xargs() { shift 3; while IFS= read -r kthwc_f; do "$@" "$kthwc_f" </dev/null; done; }
+`
+
+// writes are the commands that change what is on the disk: between two of them it
+// is the same whenever a kill comes.
+const writes = `\"\$@\"*|command*|cat*|tac*|stat*|rm*|mkdir*|chmod*|chown*|ln*|tar*|*">"*`
+
+// filmed runs scripts in bash and copies the host before each of their commands
+// that writes: what a kill there would leave. Commands of subshells count, too.
 type filmed struct{ host, into string }
 
 func (f filmed) Run(ctx context.Context, c Command) (Result, error) {
-	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'kthwc_n=$((kthwc_n + 1)); cp -a -- %s %s/$kthwc_n.$BASHPID' DEBUG\n%s", f.host, f.into, c.Script)
+	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'case $BASH_COMMAND in %s) kthwc_n=$((kthwc_n + 1)); command cp -a -- %s %s/$kthwc_n.$BASHPID;; esac' DEBUG\n%s%s", writes, f.host, f.into, oneByOne, c.Script)
 	return local{"bash"}.Run(ctx, c)
 }
 
@@ -306,11 +317,11 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 		step    func(*Transaction) error
 		least   int // commands that it has
 	}{
-		{"stage", nil, stage, 50},
-		{"install", []func(*Transaction) error{stage}, install, 100},
-		{"commit", []func(*Transaction) error{stage, install}, commit, 20},
-		{"rollback", []func(*Transaction) error{stage, install}, rollback, 80},
-		{"revert", []func(*Transaction) error{stage, install, commit}, revert, 80},
+		{"stage", nil, stage, 8},
+		{"install", []func(*Transaction) error{stage}, install, 40},
+		{"commit", []func(*Transaction) error{stage, install}, commit, 8},
+		{"rollback", []func(*Transaction) error{stage, install}, rollback, 20},
+		{"revert", []func(*Transaction) error{stage, install, commit}, revert, 20},
 	} {
 		host := filepath.Join(scratch(t), "host")
 		copyTree(t, dir, host)
@@ -334,7 +345,7 @@ type kills struct {
 }
 
 // film runs a step and judges what it would leave before each of its commands;
-// some of them are killed in truth, too: their host is the filmed one.
+// before some of them it is killed in truth, too.
 func (k *kills) film(name, host string, least int, step func(*Transaction) error) {
 	k.Helper()
 	before := filepath.Join(scratch(k.T), "host")
@@ -351,15 +362,14 @@ func (k *kills) film(name, host string, least int, step func(*Transaction) error
 		k.count++
 		k.judge(name+", killed before command "+f.Name(), filepath.Join(into, f.Name()))
 	}
-	for n := 7; n < len(frames); n += 40 {
+	for n := 7; ; n += 60 {
 		copied := filepath.Join(scratch(k.T), "host")
 		copyTree(k.T, before, copied)
 		if err := step(&Transaction{Conn: killed{n}, Root: copied, Generation: 2}); err == nil {
-			break // the commands of subshells are counted apart
+			break // it has fewer commands
 		}
-		if !k.seen[whole(k.T, copied)] {
-			k.Errorf("%s, killed before command %d, leaves a host that was not filmed", name, n)
-		}
+		k.count++
+		k.judge(fmt.Sprintf("%s, in truth killed before command %d", name, n), copied)
 	}
 }
 
