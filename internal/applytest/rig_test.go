@@ -3,8 +3,10 @@ package applytest
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -18,27 +20,51 @@ import (
 	"github.com/kthwc/kthwc/pkg/lab"
 )
 
-// TestMain is three programs: a servant of the lab, an operator, and the tests.
+// TestMain is four programs: a servant of the lab, an operator, the one who takes
+// the lab down, and the tests.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) == 5 && os.Args[1] == "lab" && os.Args[2] == "serve":
 		os.Exit(serve(os.Args[3], os.Args[4]))
 	case os.Getenv(operatorVariable) != "":
 		os.Exit(operate(os.Getenv(operatorVariable)))
+	case os.Getenv(afterwardsVariable) != "":
+		os.Exit(afterwards(os.Getenv(afterwardsVariable)))
 	}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		<-interrupted
-		_ = down()
-		os.Exit(130)
-	}()
 	code := m.Run()
 	if err := down(); err != nil {
 		fmt.Fprintln(os.Stderr, "the lab does not go down:", err)
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// afterwardsVariable has the state of a lab; the program then waits for the end of
+// its input, which is the end of the tests, however they end, and takes it down.
+const afterwardsVariable = "KTHWC_TEST_AFTERWARDS"
+
+func afterwards(state string) int {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	l, err := lab.Open(lab.Options{State: state, Cache: state, Getenv: os.Getenv})
+	if err == nil {
+		err = remove(l)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// remove takes a lab down, with everything that it has made.
+func remove(l *lab.Lab) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := l.Down(ctx, false); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Dir(l.State))
 }
 
 func serve(part, state string) int {
@@ -70,9 +96,11 @@ var fleet = &lab.Fleet{
 // rig is the lab of this run of the tests: made when the first test wants it.
 var rig struct {
 	sync.Mutex
-	lab  *lab.Lab
-	err  error
-	free chan *machine
+	lab   *lab.Lab
+	err   error
+	free  chan *machine
+	after *exec.Cmd // takes the lab down when feed is closed, by us or by our end
+	feed  *os.File
 }
 
 // up makes the lab; a machine that lacks something for it skips the test.
@@ -123,6 +151,9 @@ func begin() error {
 	if err != nil {
 		return err
 	}
+	if err := follow(self, l.State); err != nil {
+		return err
+	}
 	rig.lab = l
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -140,19 +171,33 @@ func begin() error {
 	return nil
 }
 
+// down ends the rig: whoever waits for that takes the lab down.
 func down() error {
 	rig.Lock()
 	defer rig.Unlock()
-	if rig.lab == nil {
+	if rig.after == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	_, err := rig.lab.Down(ctx, false)
-	if err == nil {
-		err = os.RemoveAll(filepath.Dir(rig.lab.State))
+	rig.feed.Close()
+	return rig.after.Wait()
+}
+
+// follow starts the program that takes the lab down afterwards.
+func follow(self, state string) error {
+	out, in, err := os.Pipe()
+	if err != nil {
+		return err
 	}
-	return err
+	defer out.Close()
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), afterwardsVariable+"="+state)
+	cmd.Stdin, cmd.Stderr = out, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	rig.after, rig.feed = cmd, in
+	return nil
 }
 
 // take gives a test machines of its own, bare, until it ends.
