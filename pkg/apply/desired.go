@@ -142,6 +142,9 @@ func (d *desired) query() Query {
 	for _, p := range d.Packages {
 		q.Packages = append(q.Packages, p.Name)
 	}
+	for _, u := range d.Users {
+		q.Users = append(q.Users, u.Name)
+	}
 	for _, b := range slices.Concat(d.programs, d.images) {
 		q.Blobs = append(q.Blobs, b.Path)
 	}

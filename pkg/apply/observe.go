@@ -25,6 +25,7 @@ type Query struct {
 	Paths    []string // absolute
 	Units    []string
 	Packages []string
+	Users    []string
 	Contents []string // files that others write too: their text is wanted, and public
 	Blobs    []string // files that are named by their digest: only their size is asked
 	Root     string   // the directory that is taken for /; "" on real hosts
@@ -38,7 +39,7 @@ type State struct {
 	Unknown   map[string]string   // path -> why
 	Units     map[string]UnitState
 	Packages  map[string]bool // installed
-	Users     map[string]bool // local and remote ones: getent(1)
+	Users     map[string]bool // those of the query that there are, local and remote ones: getent(1)
 	Ports     map[int]bool    // TCP ports that something listens on
 	Contents  map[string]string
 	Blobs     map[string]int64  // sizes
@@ -124,7 +125,7 @@ func (q Query) input() (string, error) {
 	for i, part := range []struct {
 		root  string
 		texts []string
-	}{{"", q.Units}, {"", q.Packages}, {q.Root, q.Contents}, {q.Root, q.Blobs}, {q.Root, q.Paths}} {
+	}{{"", q.Units}, {"", q.Packages}, {"", q.Users}, {q.Root, q.Contents}, {q.Root, q.Blobs}, {q.Root, q.Paths}} {
 		if i > 0 {
 			out.WriteString(".\n")
 		}

@@ -3,9 +3,9 @@
 # to take for / (empty on real hosts). Sections begin with the word; a host that
 # did not print "end" has not answered in full.
 #
-# Standard input is lines: units, packages, files whose text is wanted, and files
-# whose size is wanted, each part ended by a dot; then the paths, which have the
-# directory that is taken for / before them. Starting a program costs more than
+# Standard input is lines: units, packages, users, files whose text is wanted, and
+# files whose size is wanted, each part ended by a dot; then the paths. What is a
+# path has the directory that is taken for / before it. Starting a program costs more than
 # all else here, so what the shell can read by itself it reads.
 set -u
 mark=$1 root=$2
@@ -29,6 +29,10 @@ set --
 while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
 # shellcheck disable=SC2016 # dpkg-query expands them
 [ $# = 0 ] || dpkg-query -W -f '${Package}\t${db:Status-Status}\n' "$@" </dev/null 2>/dev/null
+section users
+set --
+while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
+[ $# = 0 ] || getent passwd -- "$@" </dev/null
 section contents
 while IFS= read -r line && [ "$line" != . ]; do
 	[ -f "$line" ] || continue
@@ -108,8 +112,6 @@ done
 if [ -f "$base/owner" ] && ! flock -n -- "$base/held" true; then
 	{ IFS= read -r line && IFS= read -r line; } <"$base/owner" && printf 'owner\t%s\n' "$line"
 fi
-section users
-getent passwd
 section ports
 awk 'FNR > 1 && $4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
 section confirmed

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,7 +45,7 @@ var everything = []string{"/etc/with space/a 'quoted' file", "/etc/nothing", "/e
 func TestObserve(t *testing.T) {
 	for _, shell := range []string{"sh", "bash"} {
 		root := host(t)
-		s, err := Observe(context.Background(), local{shell}, Query{Paths: everything, Packages: []string{"dpkg", "no-such-package"}, Contents: []string{"/etc/os-release"}, Root: root})
+		s, err := Observe(context.Background(), local{shell}, Query{Paths: everything, Packages: []string{"dpkg", "no-such-package"}, Users: []string{"root", "no-such-user"}, Contents: []string{"/etc/os-release"}, Root: root})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,8 +71,8 @@ func TestObserve(t *testing.T) {
 		if s.Contents["/etc/os-release"] != "ID=debian\nVERSION_ID=\"12\"\n" {
 			t.Errorf("%q", s.Contents)
 		}
-		if string(s.Confirmed) != `{"kind":"Manifest"}` || !s.Packages["dpkg"] || s.Packages["no-such-package"] {
-			t.Errorf("%q %v", s.Confirmed, s.Packages)
+		if string(s.Confirmed) != `{"kind":"Manifest"}` || !s.Packages["dpkg"] || s.Packages["no-such-package"] || !maps.Equal(s.Users, map[string]bool{"root": true}) {
+			t.Errorf("%q %v %v", s.Confirmed, s.Packages, s.Users)
 		}
 	}
 }
