@@ -324,7 +324,7 @@ func (b *batch) uncordon(ctx context.Context) error {
 // undo puts the hosts of the batch back, all of them, whatever the reason was:
 // also when this run was interrupted.
 func (b *batch) undo(parent context.Context, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*time.Minute+b.Run.Gate)
 	defer cancel()
 	if errors.Is(why, ErrTaken) {
 		for _, node := range b.Nodes {
@@ -343,11 +343,19 @@ func (b *batch) undo(parent context.Context, why error) error {
 				err = tx.back(ctx)
 			}
 		}
+		var again error
+		if err == nil && parent.Err() == nil {
+			again = b.runAgain(ctx, node, tx.Conn)
+		}
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if err != nil {
+		switch {
+		case err != nil:
 			b.out.Stuck[node] = fmt.Sprintf("it undoes everything by itself within %v: %v", b.Run.Gate+b.Guard, err)
 			return err
+		case again != nil:
+			b.out.Stuck[node] = "everything was put back, and it does not run as before: " + again.Error()
+			return again
 		}
 		b.out.Undone = append(b.out.Undone, node)
 		return nil
@@ -356,4 +364,28 @@ func (b *batch) undo(parent context.Context, why error) error {
 		return errors.Join(why, err, b.uncordon(ctx))
 	}
 	return errors.Join(fmt.Errorf("%w: %w", ErrUndone, why), b.uncordon(ctx))
+}
+
+// runAgain waits until every unit that ran before the batch does so again, those
+// included that only missed what was restarted. Systemd alone is asked: how a unit
+// was probed before, this tree does not know.
+func (b *batch) runAgain(ctx context.Context, node string, c Conn) error {
+	if b.states[node] == nil {
+		return nil
+	}
+	end := b.doing(node, "run again")
+	for _, u := range b.Tree.Node(node).Units {
+		if b.states[node].Units[u.Name].Active != "active" {
+			continue
+		}
+		g, err := b.Run.gate(node, u.Name)
+		if err != nil {
+			return end(err)
+		}
+		g.conn, g.unit.Probes = c, nil
+		if err := g.pass(ctx, b.Run.Gate); err != nil {
+			return end(err)
+		}
+	}
+	return end(nil)
 }
