@@ -139,7 +139,11 @@ func (b *batch) change(ctx context.Context) error {
 	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
 		tx := b.transaction(node)
 		end := b.doing(node, "install")
-		return end(b.named(node, errors.Join(tx.Arm(ctx, b.Run.Gate+b.Guard), tx.Install(ctx))))
+		err := tx.Arm(ctx, b.Run.Gate+b.Guard)
+		if err == nil { // what nobody undoes is not begun
+			err = tx.Install(ctx)
+		}
+		return end(b.named(node, err))
 	})
 	for i := range b.Steps {
 		if err == nil {
