@@ -97,7 +97,7 @@ func TestManySessions(t *testing.T) {
 func TestCancelledCommandsEnd(t *testing.T) {
 	noLeaks(t)
 	w := newWorld(t)
-	w.options.EndTimeout = 500 * time.Millisecond
+	w.options.EndTimeout = 5 * time.Second
 	s := startSSHD(t, w, sshdOptions{})
 	w.know(t, s.addr, s.public(t, "ed25519"))
 	c := w.dial(t, target(t, s.addr))
