@@ -139,14 +139,18 @@ func (o *outage) apply(host string, generation int, entries []apply.Install) {
 
 // writes are the commands of the steps that change what is on the disk, or make
 // it last.
-const writes = `\"\$@\"*|command*|sync*|cat*|tac*|rm*|mkdir*|chmod*|chown*|tar*`
+const writes = `\$todo*|\"\$@\"*|command*|sync*|cat*|tac*|rm*|mkdir*|chmod*|chown*|tar*`
 
 // oneByOne has the commands that take many paths take one at a time, so that the
 // power may be cut between two of them.
 const oneByOne = `mv() { if [ "$1 $2" = "-f -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command mv -f -t "$kthwc_to" -- "$kthwc_f"; done; else command mv "$@"; fi; }
 cp() { if [ "$1 $2" = "-d -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command cp -d -t "$kthwc_to" -- "$kthwc_f"; done; else command cp "$@"; fi; }
-xargs() { shift 3; while IFS= read -r kthwc_f; do "$@" "$kthwc_f" </dev/null; done; }
 `
+
+// oneAtATime is a script whose other commands do so, too.
+func oneAtATime(script string) string {
+	return oneByOne + strings.Replace(script, "-lt 200 ]", "-lt 1 ]", 1)
+}
 
 // step runs a step, and cuts the power before each command of it that writes, and
 // at its end: then it must have left what it is to leave.
@@ -157,7 +161,7 @@ func (o *outage) step(name, host string, tx *apply.Transaction, do func() error,
 		if !o.sync {
 			script = "sync() { :; }\n" + script
 		}
-		return "set -T; kthwc_n=1000; trap 'case $BASH_COMMAND in " + writes + ") kthwc_n=$((kthwc_n + 1)); " + o.Shell(into+"/$kthwc_n.$BASHPID") + ";; esac' DEBUG\n" + oneByOne + script
+		return "set -T; kthwc_n=1000; trap 'case $BASH_COMMAND in " + writes + ") kthwc_n=$((kthwc_n + 1)); " + o.Shell(into+"/$kthwc_n.$BASHPID") + ";; esac' DEBUG\n" + oneAtATime(script)
 	}}
 	if err := do(); err != nil {
 		o.Fatalf("%s: %v", name, err)

@@ -239,9 +239,10 @@ func (b *batch) commit(ctx context.Context, node string) (again bool, err error)
 	return false, nil
 }
 
-// sweep removes the programs of generations that nobody goes back to.
+// sweep removes the programs of generations that nobody goes back to, where a
+// program or an image has taken the place of another.
 func (b *batch) sweep(ctx context.Context, node string, c Conn) error {
-	if b.Root != "" {
+	if b.Root != "" || !b.Plan.Host(node).supersedes() {
 		return nil
 	}
 	d, err := desiredOf(b.Tree, b.Tree.Node(node), b.Lock)
@@ -253,6 +254,11 @@ func (b *batch) sweep(ctx context.Context, node string, c Conn) error {
 		args = append(args, blob.Path)
 	}
 	return command(ctx, c, "remove programs that are used no more", args...)
+}
+
+// supersedes says whether programs or images may be used no more afterwards.
+func (h *HostPlan) supersedes() bool {
+	return len(h.Programs)+len(h.Images) > 0 || slices.ContainsFunc(h.Changes, func(c Change) bool { return c.Kind == tree.Symlink && c.Do != Add })
 }
 
 // ready waits until the cluster says that nodes whose kubelet was touched are Ready.

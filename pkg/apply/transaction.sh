@@ -82,9 +82,17 @@ mark() {
 # progress GENERATION: sets word.
 progress() { first "$base/journal/$1" none; }
 
-# all COMMAND: runs it with the paths that standard input has, one a line; not at
-# all if there are none.
-all() { xargs -r -d '\n' "$@"; }
+# all COMMAND: runs it, which is words, with the paths that standard input has, one a
+# line, as many at once as surely fit on a command line; not at all if there are none.
+all() {
+	todo=$1
+	while :; do
+		set --
+		while [ $# -lt 200 ] && IFS= read -r line; do set -- "$@" "$line"; done
+		[ $# -gt 0 ] || return 0
+		$todo "$@"
+	done
+}
 
 # settle PATH: what was done to a name in its directory is on the disk.
 settle() {
@@ -138,8 +146,7 @@ stage() {
 sound() {
 	mounts=$(echo; cut -d ' ' -f 5 /proc/self/mountinfo; echo .)
 	each plain "$dir/entries"
-	# shellcheck disable=SC2016 # the inner shell expands them
-	unsafe=$(cd "${root:-/}" && each parents "$dir/entries" | all sh -c 'find "$@" -maxdepth 0 ! -uid 0; find -L "$@" -maxdepth 0 "(" ! -uid 0 -o -perm -002 ")"' sh)
+	unsafe=$(cd "${root:-/}" && { each parents "$dir/entries" | all shared; each linked "$dir/entries" | all foreign; })
 	[ -n "$unsafe" ] || return 0
 	printf "%s is not root's alone: nothing is written below it\n" "${unsafe#.}" | head -n 1 >&2
 	exit 65
@@ -147,6 +154,13 @@ sound() {
 
 # parents are the directories that are there already.
 parents() { if [ "$kind" = parent ] && [ -d ".$path" ]; then printf '.%s\n' "$path"; fi; }
+
+linked() { if [ "$kind" = parent ] && [ -L ".$path" ]; then printf '.%s\n' "$path"; fi; }
+
+# shared prints directories that others than root may change, foreign links that
+# others have made.
+shared() { find -L "$@" -maxdepth 0 '(' ! -uid 0 -o -perm -002 ')'; }
+foreign() { find "$@" -maxdepth 0 ! -uid 0; }
 
 # plain says of one path whether it can be replaced, or written below.
 plain() {
@@ -201,18 +215,20 @@ put() {
 	cd "${root:-/}"
 	missing='' owners='' modes=''
 	each arrange "$dir/entries"
-	printf %s "$missing" | all mkdir -m 0755 --
+	printf %s "$missing" | all "mkdir -m 0755 --"
+	each clear "$dir/entries"
+	each besides "$dir/entries" | all "mkdir --"
 	together bring
-	for access in $owners; do each owned "$dir/entries" | all chown -- "$access"; done
-	for access in $modes; do each moded "$dir/entries" | all chmod -- "$access"; done
-	each contents "$dir/entries" | all sync --
+	for access in $owners; do each owned "$dir/entries" | all "chown -- $access"; done
+	for access in $modes; do each moded "$dir/entries" | all "chmod -- $access"; done
+	each contents "$dir/entries" | all "sync --"
 	together move
-	each emptied "$dir/entries" | all rmdir --
-	each gone "$dir/entries" | all rm -f --
+	each besides "$dir/entries" | all "rmdir --"
+	each gone "$dir/entries" | all "rm -f --"
 	{
 		printf %s "$missing"
 		each touched "$dir/entries"
-	} | all sync --
+	} | all "sync --"
 }
 
 # arrange finds which directories are missing, and which owners and modes there are.
@@ -288,8 +304,6 @@ together() {
 bring() {
 	beside=$1/.kthwc-$n
 	shift
-	if [ -e "$beside" ] || [ -L "$beside" ]; then rm -rf -- "$beside"; fi
-	mkdir -- "$beside"
 	cp -d -t "$beside" -- "$@"
 }
 
@@ -304,8 +318,8 @@ move() {
 	mv -f -t "$to" -- "$@"
 }
 
-# emptied are the directories where contents have waited.
-emptied() {
+# besides are the directories where contents wait.
+besides() {
 	waiting
 	case $kind in file | symlink) ;; *) return 0 ;; esac
 	[ "$in" = "${before-}" ] || printf '%s
@@ -381,7 +395,6 @@ keep() {
 	set --
 	while IFS=$tab read -r _ unit; do set -- "$@" "$unit"; done <"$dir/units"
 	states "$@" | cat >"$saved/units"
-	sync -- "$saved/units"
 }
 
 # states prints each unit, whether it is active, and whether it is enabled or
@@ -416,10 +429,10 @@ install() {
 		rm -rf "$saved"
 		mkdir "$saved"
 		each save "$dir/entries"
-		each kept "$dir/entries" | all sync --
+		each kept "$dir/entries" | all "sync --"
 		keep
 		if [ -f "$base/confirmed" ]; then cp -T -- "$base/confirmed" "$saved/confirmed"; fi
-		sync -- "$saved"
+		sync -- "$saved/units" "$saved"
 		echo "$n" | cat >"$base/unconfirmed"
 		sync -- "$base/unconfirmed" "$base"
 		note "$n" installing
@@ -463,8 +476,8 @@ untouched() {
 
 # clear removes what waits beside a path.
 clear() {
-	at=$root$path
-	[ ! -d "${at%/*}/.kthwc-$n" ] || rm -rf -- "${at%/*}/.kthwc-$n"
+	at=$root${path%/*}/.kthwc-$n
+	if [ -e "$at" ] || [ -L "$at" ]; then rm -rf -- "$at"; fi
 }
 
 # restore puts back what save kept.

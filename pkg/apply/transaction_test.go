@@ -38,19 +38,23 @@ func (killed) Close() error { return nil }
 // something may happen between two of them.
 const oneByOne = `mv() { if [ "$1 $2" = "-f -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command mv -f -t "$kthwc_to" -- "$kthwc_f"; done; else command mv "$@"; fi; }
 cp() { if [ "$1 $2" = "-d -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command cp -d -t "$kthwc_to" -- "$kthwc_f"; done; else command cp "$@"; fi; }
-xargs() { shift 3; while IFS= read -r kthwc_f; do "$@" "$kthwc_f" </dev/null; done; }
 `
+
+// oneAtATime is a script whose other commands do so, too.
+func oneAtATime(script string) string {
+	return oneByOne + strings.Replace(script, "-lt 200 ]", "-lt 1 ]", 1)
+}
 
 // writes are the commands that change what is on the disk: between two of them it
 // is the same whenever a kill comes.
-const writes = `\"\$@\"*|command*|cat*|tac*|stat*|rm*|mkdir*|chmod*|chown*|ln*|tar*|*">"*`
+const writes = `\$todo*|\"\$@\"*|command*|cat*|tac*|stat*|rm*|mkdir*|chmod*|chown*|ln*|tar*|*">"*`
 
 // filmed runs scripts in bash and copies the host before each of their commands
 // that writes: what a kill there would leave. Commands of subshells count, too.
 type filmed struct{ host, into string }
 
 func (f filmed) Run(ctx context.Context, c Command) (Result, error) {
-	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'case $BASH_COMMAND in %s) kthwc_n=$((kthwc_n + 1)); command cp -a -- %s %s/$kthwc_n.$BASHPID;; esac' DEBUG\n%s%s", writes, f.host, f.into, oneByOne, c.Script)
+	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'case $BASH_COMMAND in %s) kthwc_n=$((kthwc_n + 1)); command cp -a -- %s %s/$kthwc_n.$BASHPID;; esac' DEBUG\n%s", writes, f.host, f.into, oneAtATime(c.Script))
 	return local{"bash"}.Run(ctx, c)
 }
 
