@@ -373,7 +373,7 @@ func TestChangeThatCutsSSH(t *testing.T) {
 			_ = n.Put(regular("/etc/ssh/sshd_config.d/rig.conf", 0o644, "ListenAddress 127.0.0.1\n", "ssh.service"))
 		}},
 		"all connections": {stuck: true, twist: func(n *tree.Node) {
-			wall := regular("/etc/systemd/system/rig-wall.service", 0o644, fmt.Sprintf("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/sbin/nft add table inet rig\nExecStart=/usr/sbin/nft add chain inet rig in { type filter hook input priority 0 ; }\nExecStart=/usr/sbin/nft add rule inet rig in tcp dport %d drop\nExecStop=/usr/sbin/nft delete table inet rig\n", n.Connection.Port))
+			wall := regular("/etc/systemd/system/rig-wall.service", 0o644, fmt.Sprintf("[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/sbin/nft add table inet rig\nExecStart=/usr/sbin/nft add chain inet rig in { type filter hook input priority 0 \\; }\nExecStart=/usr/sbin/nft add rule inet rig in tcp dport %d drop\nExecStop=/usr/sbin/nft delete table inet rig\n", n.Connection.Port))
 			_ = n.Put(wall)
 			n.Units = append(n.Units, tree.Unit{Name: "rig-wall.service", Started: true, From: why})
 		}},
