@@ -63,8 +63,8 @@ func (e *GateError) Error() string {
 // pass waits until the unit works, twice in a row and as the same process: one that
 // dies and is started again may answer meanwhile. The condition and its last error
 // are told while it waits.
-func (g *gate) pass(ctx context.Context, most time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, most)
+func (g *gate) pass(run context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(run, most)
 	defer cancel()
 	last := errors.New("nothing was seen yet")
 	for worked := ""; ; {
@@ -86,6 +86,9 @@ func (g *gate) pass(ctx context.Context, most time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
+			if err := run.Err(); err != nil { // nobody waits any more
+				return fmt.Errorf("%s on %s: %w", g.unit.Name, g.node, err)
+			}
 			return g.failed(fmt.Errorf("not within %v: %w", most, last))
 		case <-time.After(pollEvery):
 		}
