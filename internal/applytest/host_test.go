@@ -98,7 +98,14 @@ tar -cf "/root/park/$1.tar" $present`, name, kept)
 	return err
 }
 
-func (m *machine) toBare(ctx context.Context) error { return m.back(ctx, "bare") }
+// toBare is the end of a test: what it has parked goes, too.
+func (m *machine) toBare(ctx context.Context) error {
+	if err := m.back(ctx, "bare"); err != nil {
+		return err
+	}
+	_, err := m.sh(ctx, `find /root/park -type f ! -name bare.tar -delete`)
+	return err
+}
 
 // back makes the machine what it was when it was parked, whatever has been done
 // to it since, and ends whatever is left of an operator.
