@@ -186,7 +186,7 @@ func (h *hosts) apply(ctx context.Context, f *applyFlags, saved []string) error 
 	}
 	return h.carryOut(ctx, f, p, func(now *apply.Plan) error {
 		if len(saved) == 1 {
-			return fmt.Errorf("what was interrupted is undone, and that is all: %w", apply.ErrStale)
+			return &exitError{exitFailure, apply.ErrStale.Error(), "plan again, and read what has changed: kthwc plan -o " + saved[0]}
 		}
 		return h.agreed(now, f)
 	})
@@ -237,9 +237,9 @@ func (s *session) confirm(question, word string) error {
 	return nil
 }
 
-// carryOut holds the hosts, makes sure that they are as planned, and works.
-// What an earlier apply left is undone first; again judges the plan that is made
-// then.
+// carryOut holds the hosts and works. A plan that is another one by then, because
+// somebody was faster, a unit came up by itself, or what an earlier apply left was
+// undone, is judged by again before it is carried out.
 func (h *hosts) carryOut(ctx context.Context, f *applyFlags, p *apply.Plan, again func(*apply.Plan) error) error {
 	holds, err := h.Hold(ctx, slices.Sorted(maps.Keys(h.Conns)), h.s.owner("apply"))
 	if err != nil {
@@ -251,7 +251,11 @@ func (h *hosts) carryOut(ctx context.Context, f *applyFlags, p *apply.Plan, agai
 		return err
 	}
 	if !p.SameAs(now) {
-		return &exitError{exitFailure, apply.ErrStale.Error(), "somebody was faster; look at kthwc plan again"}
+		fmt.Fprintln(h.s.err, "\nthe hosts are not as they were a moment ago; this is what is to be done now:")
+		if err := again(now); err != nil || !now.Changes() {
+			return err
+		}
+		p = now
 	}
 	events := h.s.watchApply(p, f.format)
 	log := h.s.newJournalist("apply", h.tree.Cluster, holds.Epoch, events.out)
