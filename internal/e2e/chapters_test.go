@@ -187,8 +187,17 @@ func off(t *testing.T, o *operator) {
 	if after := o.on(t, "controller-0", members) + o.on(t, "controller-1", members); after != before {
 		t.Error("a member of etcd was restarted while another was down")
 	}
+	if said := o.try(t, "status", "--lab"); strings.Contains(said.stdout, "interrupted") {
+		t.Errorf("what was refused was left half done:\n%s", said.stdout)
+	}
 	p.end(t)
 	o.run(t, done, "lab", "on", "controller-2")
+	eventually(t, time.Minute, func() error { // what it missed is begun again
+		if a := o.try(t, "status", "--lab"); a.code != done {
+			return fmt.Errorf("%s%s", a.stdout, a.stderr)
+		}
+		return nil
+	})
 	o.write(t, wishes{})
 	o.apply(t, done)
 }

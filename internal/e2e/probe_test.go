@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,12 +24,15 @@ import (
 const (
 	probeEvery  = 100 * time.Millisecond
 	probeAnswer = 5 * time.Second // a request that takes longer has failed
+
+	mostPatience = 2 * time.Second // a server that asks for more is away
 )
 
 // probe is a client of the API behind the balancer that never rests: it writes
 // over connections that it keeps, and reads over a new one each time. What it
 // reads must be at least what was written before it asked. A request that fails
-// is sent once more; one that fails twice is an outage.
+// is sent once more, as clients do: at once, or when the server has asked to; one
+// that fails twice is an outage.
 type probe struct {
 	url    string
 	stop   context.CancelFunc
@@ -91,6 +95,10 @@ func (c *tally) request(ctx context.Context, once func() error) {
 	err := once()
 	again := err != nil
 	if again && ctx.Err() == nil {
+		var later *laterError
+		if errors.As(err, &later) {
+			time.Sleep(later.after)
+		}
 		err = once()
 	}
 	if ctx.Err() != nil {
@@ -153,8 +161,17 @@ func ask(ctx context.Context, c *http.Client, method, url, body string) ([]byte,
 	text, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode/100 != 2 {
 		err = fmt.Errorf("%s %s: %s: %.300s", method, url, response.Status, text)
+		if seconds, wrong := strconv.Atoi(response.Header.Get("Retry-After")); wrong == nil {
+			err = &laterError{err, min(time.Duration(seconds)*time.Second, mostPatience)}
+		}
 	}
 	return text, err
+}
+
+// laterError is an answer that says when to ask again.
+type laterError struct {
+	error
+	after time.Duration
 }
 
 // end stops the probe, says what it saw, and fails if there was an outage.

@@ -15,7 +15,8 @@ import (
 type batch struct {
 	*Run
 	*Batch
-	out *Outcome
+	out      *Outcome
+	cordoned bool // perhaps some of them
 
 	mu     sync.Mutex
 	before map[string]string // node and unit -> invocation
@@ -27,17 +28,10 @@ const guardTime = 60 * time.Second
 // run takes the hosts from one generation to the next, or back.
 func (b *batch) run(ctx context.Context) error {
 	b.before = map[string]string{}
-	if err := b.stage(ctx); err != nil {
-		b.out.Skipped = append(b.out.Skipped, b.Nodes...)
-		return err
-	}
-	if err := b.margin(ctx); err != nil {
-		b.out.Skipped = append(b.out.Skipped, b.Nodes...)
-		return err
-	}
-	if err := b.drain(ctx); err != nil {
-		b.out.Skipped = append(b.out.Skipped, b.Nodes...)
-		return errors.Join(err, b.uncordon(ctx))
+	for _, before := range []func(context.Context) error{b.stage, b.margin, b.drain} {
+		if err := before(ctx); err != nil {
+			return b.leave(ctx, err)
+		}
 	}
 	err := b.change(ctx)
 	if err == nil {
@@ -48,6 +42,20 @@ func (b *batch) run(ctx context.Context) error {
 	}
 	b.out.Confirmed = append(b.out.Confirmed, b.Nodes...)
 	return b.uncordon(ctx)
+}
+
+// leave takes back what came before any change: generations that arrived, so that
+// nothing seems interrupted, and cordons. A generation that stays is undone by the
+// next run.
+func (b *batch) leave(parent context.Context, why error) error {
+	b.out.Skipped = append(b.out.Skipped, b.Nodes...)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 30*time.Second)
+	defer cancel()
+	_ = b.each(ctx, b.Nodes, func(ctx context.Context, node string) error { return b.transaction(node).Rollback(ctx) })
+	if !b.cordoned {
+		return why
+	}
+	return errors.Join(why, b.uncordon(parent))
 }
 
 // margin asks, before anything is touched, whether the others do without these
@@ -308,6 +316,7 @@ func (b *batch) drain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the nodes cannot be drained: %w", err)
 	}
+	b.cordoned = true
 	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
 		end := b.doing(node, "drain")
 		if err := k.Cordon(ctx, node); err != nil {

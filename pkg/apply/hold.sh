@@ -12,7 +12,7 @@ base=$1/var/lib/kthwc
 mkdir -p "$base" || exit 1
 exec 8>>"$base/held"
 if ! flock -n 8; then
-	for wait in 1 2 3 4 5 6 7 8 9 10; do # who has it just now writes his name next
+	for _ in 1 2 3 4 5 6 7 8 9 10; do # who has it just now writes his name next
 		owner=$(sed -n 1p "$base/owner" 2>/dev/null)
 		if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then break; fi
 		sleep 0.1

@@ -60,8 +60,8 @@ fi
 # ctl is systemctl; a directory that stands for a host has none.
 ctl() { [ -n "$root" ] || systemctl --quiet "$@"; }
 
-# enable has systemd read all of its files again, which is not for nothing.
-enable() { [ -n "$root" ] || [ "$(systemctl is-enabled "$1" 2>/dev/null)" = enabled ] || ctl enable "$1"; }
+# enable_unit has systemd read all of its files again, which is not for nothing.
+enable_unit() { [ -n "$root" ] || [ "$(systemctl is-enabled "$1" 2>/dev/null)" = enabled ] || ctl enable "$1"; }
 
 # note GENERATION WORD: progress, in one step.
 note() {
@@ -458,9 +458,9 @@ act() {
 	systemctl show -p InvocationID --value "$2"
 	ctl reset-failed "$2" 2>/dev/null || true
 	case $1 in
-	start) enable "$2" && ctl --no-block start "$2" ;;
+	start) enable_unit "$2" && ctl --no-block start "$2" ;;
 	restart) ctl --no-block restart "$2" ;;
-	enable) enable "$2" ;;
+	enable) enable_unit "$2" ;;
 	esac
 }
 
@@ -521,7 +521,7 @@ awaken() {
 	[ -s "$saved/units" ] || return 0
 	ctl daemon-reload
 	while IFS=$tab read -r unit active enabled; do
-		[ "$enabled" != enabled ] || enable "$unit" || true
+		[ "$enabled" != enabled ] || enable_unit "$unit" || true
 		if [ "$active" = active ]; then
 			ctl reset-failed "$unit" 2>/dev/null || true
 			ctl --no-block "$again" "$unit" || echo "$unit does not start again" >&2
