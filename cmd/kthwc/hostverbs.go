@@ -76,8 +76,7 @@ func (s *session) preflightTable(p *apply.Plan, found map[string]apply.Host, for
 			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t-\t%s\n", r.Node, firstOf(fmt.Errorf("%s", r.Unknown)))
 			continue
 		}
-		version := map[bool]string{true: "v2", false: "v1"}[r.Facts.CgroupV2]
-		fmt.Fprintf(w, "%s\t%s %s\t%s\t%s\t%.1f GB\t%s\t%s\n", r.Node, r.Facts.OS, r.Facts.OSVersion, r.Facts.Kernel, r.Facts.Arch, float64(r.Facts.FreeBytes)/1e9, version, cmp.Or(strings.Join(r.Problems, "; "), "ok"))
+		fmt.Fprintf(w, "%s\t%s %s\t%s\t%s\t%.1f GB\tv%d\t%s\n", r.Node, r.Facts.OS, r.Facts.OSVersion, r.Facts.Kernel, r.Facts.Arch, float64(r.Facts.FreeBytes)/1e9, r.Facts.Cgroups, cmp.Or(strings.Join(r.Problems, "; "), "ok"))
 	}
 	return w.Flush()
 }

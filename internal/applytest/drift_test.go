@@ -1,6 +1,7 @@
 package applytest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/apply"
+	"github.com/kthwc/kthwc/pkg/tree"
 )
 
 // drifts are what people do to a host by hand, and the line of a plan that says
@@ -76,6 +78,38 @@ func TestDrift(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+}
+
+// A setting of the kernel that somebody has changed is drift although no file is
+// another; where another file has the last word, no apply says that all is well.
+func TestKernelSettings(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	const martians, ours, others = "/proc/sys/net/ipv4/conf/all/log_martians", "/etc/sysctl.d/90-rig.conf", "/etc/sysctl.d/99-others.conf"
+	t.Cleanup(func() {
+		if _, err := m.sh(context.Background(), `rm -f "$1" "$2"; echo 0 >"$3"`, ours, others, martians); err != nil {
+			t.Error(err)
+		}
+	})
+	try := func() (*operator, error) {
+		p := quick(1, m).here(world{version: 1, twist: func(n *tree.Node) {
+			_ = n.Put(regular(ours, 0o644, "net.ipv4.conf.all.log_martians = 1\n", "systemd-sysctl.service")) // it is the only one there
+		}})
+		p.Check = true
+		return p, p.apply(bounded(t, time.Minute))
+	}
+	if p, err := try(); err != nil || !p.empty {
+		t.Fatalf("%v, and nothing to do afterwards: %v", err, p.empty)
+	}
+	m.must(t, `[ "$(cat "$1")" = 1 ] && echo 0 >"$1"`, martians)
+	p, err := try()
+	if said := p.first.Host(m.Name).Drift; err != nil || len(said) != 1 || !slices.Equal(said[0].What, []string{"net.ipv4.conf.all.log_martians is 0, and shall be 1"}) || !p.empty {
+		t.Errorf("%v, drift %+v, and nothing to do afterwards: %v", err, said, p.empty)
+	}
+	m.must(t, `[ "$(cat "$1")" = 1 ] && echo "net.ipv4.conf.all.log_martians = 0" >"$2" && echo 0 >"$1"`, martians, others)
+	if _, err := try(); err == nil || !strings.Contains(err.Error(), "net.ipv4.conf.all.log_martians is 0 although "+ours+" says 1: another file has the last word") {
+		t.Errorf("another file has the last word: %v", err)
 	}
 }
 

@@ -195,8 +195,11 @@ func (b *batch) unit(ctx context.Context, node string, s *Step) error {
 	if err := g.pass(ctx, b.Run.Gate); err != nil {
 		return err
 	}
-	if s.Unit == containerdUnit {
+	switch s.Unit {
+	case containerdUnit:
 		return b.images(ctx, node)
+	case settingsUnit:
+		return b.settings(ctx, node)
 	}
 	return nil
 }

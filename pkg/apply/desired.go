@@ -145,6 +145,10 @@ func (d *desired) query() Query {
 	for _, u := range d.Users {
 		q.Users = append(q.Users, u.Name)
 	}
+	q.Modules = d.modules()
+	for _, w := range d.settings() {
+		q.Settings = append(q.Settings, w.proc())
+	}
 	for _, b := range slices.Concat(d.programs, d.images) {
 		q.Blobs = append(q.Blobs, b.Path)
 	}

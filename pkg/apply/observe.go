@@ -28,6 +28,8 @@ type Query struct {
 	Users    []string
 	Contents []string // files that others write too: their text is wanted, and public
 	Blobs    []string // files that are named by their digest: only their size is asked
+	Modules  []string // of the kernel
+	Settings []string // of the kernel: paths below /proc/sys
 	Root     string   // the directory that is taken for /; "" on real hosts
 }
 
@@ -42,12 +44,14 @@ type State struct {
 	Users     map[string]bool // those of the query that there are, local and remote ones: getent(1)
 	Ports     map[int]bool    // TCP ports that something listens on
 	Contents  map[string]string
-	Blobs     map[string]int64  // sizes
-	Images    map[string]bool   // that the container runtime has
-	Journal   map[string]string // generation -> progress
-	Epoch     int               // of the last apply
-	Owner     string            // who holds the host; "" for nobody
-	Confirmed []byte            // the manifest of the last confirmed generation; nil if there is none
+	Blobs     map[string]int64 // sizes
+	Images    map[string]bool  // that the container runtime has
+	Modules   map[string]Module
+	Settings  map[string]Setting // by path below /proc/sys
+	Journal   map[string]string  // generation -> progress
+	Epoch     int                // of the last apply
+	Owner     string             // who holds the host; "" for nobody
+	Confirmed []byte             // the manifest of the last confirmed generation; nil if there is none
 }
 
 // Facts is what a host says of itself.
@@ -57,7 +61,7 @@ type Facts struct {
 	Clock                                       time.Time
 	Skew                                        time.Duration // how much that clock is ahead of ours
 	UID                                         int
-	CgroupV2                                    bool
+	Cgroups                                     int      // version of the hierarchy
 	Resolvers                                   int      // name servers of resolv.conf(5)
 	FreeBytes, FreeInodes                       int64    // where generations are kept; inodes may be Unlimited
 	Swaps, SwapAtBoot                           []string // that are active; that fstab(5) has
@@ -125,7 +129,7 @@ func (q Query) input() (string, error) {
 	for i, part := range []struct {
 		root  string
 		texts []string
-	}{{"", q.Units}, {"", q.Packages}, {"", q.Users}, {q.Root, q.Contents}, {q.Root, q.Blobs}, {q.Root, q.Paths}} {
+	}{{"", q.Units}, {"", q.Packages}, {"", q.Users}, {"", q.Modules}, {"", q.Settings}, {q.Root, q.Contents}, {q.Root, q.Blobs}, {q.Root, q.Paths}} {
 		if i > 0 {
 			out.WriteString(".\n")
 		}
@@ -187,6 +191,7 @@ var sectionReaders = []struct {
 	{"facts", facts}, {"paths", entries}, {"errors", failures}, {"contents", contents},
 	{"blobs", blobs}, {"images", images}, {"journal", journal},
 	{"units", units}, {"packages", packages}, {"users", users}, {"ports", ports},
+	{"modules", modules}, {"settings", settings},
 }
 
 func lastLine(text []byte) string {
@@ -230,7 +235,7 @@ func fileSystem(f *Facts, text string) {
 		return
 	}
 	if words[5] == "/sys/fs/cgroup" {
-		f.CgroupV2 = words[0] == "cgroup2fs"
+		f.Cgroups = map[bool]int{true: 2, false: 1}[words[0] == "cgroup2fs"]
 		return
 	}
 	f.FreeBytes = number(words[1]) * number(words[2])

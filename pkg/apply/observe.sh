@@ -3,8 +3,9 @@
 # to take for / (empty on real hosts). Sections begin with the word; a host that
 # did not print "end" has not answered in full.
 #
-# Standard input is lines: units, packages, users, files whose text is wanted, and
-# files whose size is wanted, each part ended by a dot; then the paths. What is a
+# Standard input is lines: units, packages, users, modules and settings of the
+# kernel, files whose text is wanted, and files whose size is wanted, each part
+# ended by a dot; then the paths. What is a
 # path has the directory that is taken for / before it. Starting a program costs more than
 # all else here, so what the shell can read by itself it reads.
 set -u
@@ -33,6 +34,24 @@ section users
 set --
 while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
 [ $# = 0 ] || getent passwd -- "$@" </dev/null
+section modules
+while IFS= read -r line && [ "$line" != . ]; do
+	[ -z "$root" ] || continue
+	if [ -d "/sys/module/$line" ]; then
+		echo "loaded $line"
+	elif [ -d "/lib/modules/$(uname -r)" ] && command -v modprobe >/dev/null; then
+		modprobe -nq -- "$line" </dev/null && echo "loadable $line" || echo "missing $line"
+	fi
+done
+section settings
+# A number there ends for whoever reads it byte by byte, as shells do, after the
+# first digit.
+set --
+while IFS= read -r line && [ "$line" != . ]; do
+	if [ -n "$root" ]; then continue; fi
+	if [ -e "$line" ]; then set -- "$@" "$line"; else printf '%s\n' "$line"; fi
+done
+[ $# = 0 ] || grep -sHZ '' -- "$@" </dev/null
 section contents
 while IFS= read -r line && [ "$line" != . ]; do
 	[ -f "$line" ] || continue

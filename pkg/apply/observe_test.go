@@ -125,7 +125,7 @@ func TestVanishedFileIsUnknown(t *testing.T) {
 // that it could not look at.
 func answer(paths, failed string) []byte {
 	out := "\nm facts\nboot=1\nnow=1\n\nm paths\n" + paths + "\nm errors\n" + failed
-	for _, empty := range []string{"contents", "blobs", "images", "journal", "units", "packages", "users", "ports", "confirmed", "end"} {
+	for _, empty := range []string{"contents", "blobs", "images", "journal", "units", "packages", "users", "modules", "settings", "ports", "confirmed", "end"} {
 		out += "\nm " + empty + "\n"
 	}
 	return []byte(out)
@@ -162,7 +162,7 @@ func TestHalfAnswersAreUnknown(t *testing.T) {
 
 // What a host may not be asked, or may not answer, is an error and no panic.
 func FuzzParse(f *testing.F) {
-	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm paths\nd\x00755\x00root\x00root\x001\x00\x00/etc\x00\nm errors\n\nm contents\n\nm blobs\n\nm images\n\nm journal\nepoch\t3\n\nm units\nId=a.service\n\nm packages\n\nm users\nroot:x:0:0::/:/bin/sh\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
+	f.Add([]byte("\nm facts\nboot=1\nnow=1\n\nm paths\nd\x00755\x00root\x00root\x001\x00\x00/etc\x00\nm errors\n\nm contents\n\nm blobs\n\nm images\n\nm journal\nepoch\t3\n\nm units\nId=a.service\n\nm packages\n\nm users\nroot:x:0:0::/:/bin/sh\n\nm modules\nloaded overlay\n\nm settings\n/proc/sys/a\x001\n\nm ports\n0100007F:1F90\n\nm confirmed\n\nm end\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
 		s, err := parse(Result{Stdout: out}, "m", Query{Paths: []string{"/etc"}})
 		if err == nil && s == nil {

@@ -242,6 +242,7 @@ func hostPlan(cluster string, d *desired, h Host, material secret.Source, sum io
 		c.file(f, sum)
 	}
 	c.deletions()
+	c.settings()
 	c.rest()
 	out.Problems = preflight(d, h.State, &out)
 	return out

@@ -44,6 +44,7 @@ var checks = []func(*desired, *State) string{
 	func(_ *desired, s *State) string {
 		return want(s.Facts.Skew.Abs() <= mostSkew, "its clock is %v %s: set it (timedatectl), or certificates are not valid yet, or no more", s.Facts.Skew.Abs().Round(time.Second), away(s.Facts.Skew))
 	},
+	noModules, noSettings, oldCgroups,
 	func(_ *desired, s *State) string {
 		for _, tool := range []string{"tar", "flock", "sync", "sha256sum", "systemctl", "systemd-run"} {
 			if !s.Facts.Tools[tool] {
