@@ -71,14 +71,17 @@ func rowOf(unit string) int {
 	return at
 }
 
-// rollout orders the hosts that have something to do.
+// rollout orders the hosts that have something to do. Those on which no unit is
+// touched go together, last: nothing stands still on them.
 func (p *Plan) rollout(t *tree.Tree, hosts map[string]Host, scope Scope) {
 	r := &roller{p: p, t: t, hosts: hosts}
-	var controllers, workers []string
+	var controllers, workers, quiet []string
 	for i := range p.Hosts {
 		h := &p.Hosts[i]
 		switch {
 		case h.Unknown != "" || !h.Pending():
+		case len(h.Units) == 0 && h.Interrupted == "":
+			quiet = append(quiet, h.Node)
 		case slices.Contains(t.Node(h.Node).Roles, "controller"):
 			controllers = append(controllers, h.Node)
 		default:
@@ -94,6 +97,7 @@ func (p *Plan) rollout(t *tree.Tree, hosts map[string]Host, scope Scope) {
 	}
 	p.ManifestsAfter = len(p.Rollout)
 	r.workers(workers, max(1, scope.MaxUnavailable))
+	r.batch(quiet...)
 	r.warn()
 }
 
@@ -140,23 +144,18 @@ func (h *HostPlan) does(unit string) string {
 	return ""
 }
 
-// workers go a few at a time where pods may run; those on which none do yet,
-// and those on which no unit is touched, go together.
+// workers go a few at a time where pods may run; those on which none do yet go
+// together.
 func (r *roller) workers(names []string, atOnce int) {
-	var fresh, quiet, serving []string
+	var fresh, serving []string
 	for _, name := range names {
-		h := r.p.Host(name)
-		switch {
-		case !r.active(name, kubeletUnit):
-			fresh = append(fresh, name)
-		case len(h.Units) == 0:
-			quiet = append(quiet, name)
-		default:
+		if r.active(name, kubeletUnit) {
 			serving = append(serving, name)
+		} else {
+			fresh = append(fresh, name)
 		}
 	}
 	r.batch(fresh...)
-	r.batch(quiet...)
 	for chunk := range slices.Chunk(serving, atOnce) {
 		r.batch(chunk...)
 	}
