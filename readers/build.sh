@@ -31,7 +31,8 @@ if [ ! -f "$copy/go.mod" ]; then
 	chmod u+w "$copy.new/go.mod"
 	mv "$copy.new" "$copy"
 fi
-build k8s-reader-1.21 k8s -modfile=1.21.mod -tags k8s1_21 .
+# Its place does not matter to what was compiled before: -trimpath.
+build k8s-reader-1.21 k8s -trimpath -modfile=1.21.mod -tags k8s1_21 .
 build containerd-reader-2.4 containerd -tags no_btrfs .
 build containerd-reader-2.1 containerd -modfile=2.1.mod -tags no_btrfs .
 build containerd-reader-1.4 containerd-1.4 .

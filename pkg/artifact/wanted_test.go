@@ -137,7 +137,7 @@ func TestLabBuildsWhatTheTableSays(t *testing.T) {
 		}
 	}
 	script, err := os.ReadFile("../../lab/artifacts/build.sh")
-	if want := "small pause registry.k8s.io/pause " + release.Setting("pause").V; err != nil || !strings.Contains(string(script), want) {
+	if want := "v=" + release.Setting("pause").V; err != nil || !strings.Contains(string(script), want) {
 		t.Errorf("lab/artifacts/build.sh has no %q", want)
 	}
 }

@@ -1,5 +1,6 @@
 // Command pack writes programs as the archives and images that `kthwc artifacts
-// lock --from` reads. Equal programs give equal bytes.
+// lock --from` reads, and says which versions a minor of Kubernetes wants. Equal
+// programs give equal bytes.
 package main
 
 import (
@@ -10,10 +11,12 @@ import (
 	"path/filepath"
 
 	"github.com/kthwc/kthwc/pkg/artifact"
+	"github.com/kthwc/kthwc/schema"
 )
 
 const usage = `pack archive OUT DIRECTORY-IN-ARCHIVE PROGRAM...
-pack image OUT REFERENCE ARCH PROGRAM...`
+pack image OUT REFERENCE ARCH PROGRAM...
+pack setting MINOR NAME`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -23,6 +26,9 @@ func main() {
 }
 
 func run(args []string) error {
+	if len(args) == 3 && args[0] == "setting" {
+		return setting(args[1], args[2])
+	}
 	if len(args) < 4 {
 		return fmt.Errorf("usage:\n%s", usage)
 	}
@@ -40,6 +46,20 @@ func run(args []string) error {
 		return err
 	}
 	return os.WriteFile(args[1], b.Bytes(), 0o644)
+}
+
+// setting prints what the table of versions has.
+func setting(minor, name string) error {
+	release, err := schema.ReleaseOf(minor)
+	if err != nil {
+		return err
+	}
+	value := release.Setting(name).V
+	if value == "" {
+		return fmt.Errorf("the table of versions has no %s", name)
+	}
+	_, err = fmt.Println(value)
+	return err
 }
 
 func archive(b *bytes.Buffer, dir string, programs []string) error {
