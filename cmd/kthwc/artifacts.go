@@ -202,7 +202,8 @@ func (a *artifacts) client() (*artifact.Client, error) {
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 15 * time.Second, ResponseHeaderTimeout: 30 * time.Second}
 	p := &transfer{w: a.err, live: a.colored()}
-	return &artifact.Client{HTTP: &http.Client{Transport: transport}, Cache: cache, Mirror: a.mirror, From: a.from, Starting: p.starting, Progress: p.progress}, nil
+	return &artifact.Client{HTTP: &http.Client{Transport: transport}, Cache: cache, Mirror: a.mirror, From: a.from,
+		Waiting: func() { fmt.Fprintln(a.err, "another run of kthwc uses the cache: waiting for it") }, Starting: p.starting, Progress: p.progress}, nil
 }
 
 // unproven gives a fault its exit code.

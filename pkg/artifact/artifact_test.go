@@ -2,6 +2,7 @@ package artifact
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -165,17 +167,24 @@ func TestDamageIsFoundAndRepaired(t *testing.T) {
 	}
 }
 
+// A second run waits for the first, says so once, and not for ever.
 func TestTwoRunsDoNotShareACache(t *testing.T) {
 	c := &Client{Cache: newCache(t), From: directoryOf(t, files(t))}
 	release, err := c.Cache.use()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Lock(t.Context(), "c", "r", needs, nil, false); !errors.Is(err, ErrBusy) {
-		t.Errorf("got %v", err)
+	looks, told := 0, 0
+	c.Waiting = func() { told++ }
+	c.Sleep = func(context.Context, time.Duration) error { looks++; return nil }
+	if _, err := c.Lock(t.Context(), "c", "r", needs, nil, false); !errors.Is(err, ErrBusy) || looks != mostLooks || told != 1 {
+		t.Errorf("got %v after %d looks, and was told %d times", err, looks, told)
 	}
-	release()
+	c.Sleep = func(context.Context, time.Duration) error { release(); return nil }
 	mustLock(t, c, nil)
+	if told != 2 {
+		t.Errorf("told %d times", told)
+	}
 }
 
 // What is locked stays, also when the place has other bytes; --update looks.

@@ -15,8 +15,14 @@ import (
 	"time"
 )
 
-// ErrBusy is that another run writes to the cache.
+// ErrBusy is that another run writes to the cache, and has for a quarter of an hour.
 var ErrBusy = errors.New("another run of kthwc uses the cache")
+
+// How often a cache that another run writes to is looked at again, and for how long.
+const (
+	lookEvery = 200 * time.Millisecond
+	mostLooks = int(15 * time.Minute / lookEvery)
+)
 
 // Client gets artefacts: from the official places, or from a mirror or a
 // directory that has the same files below directories named like the hosts
@@ -28,6 +34,7 @@ type Client struct {
 	Mirror string // "https://…"; may be empty
 	From   string // a directory; may be empty
 
+	Waiting  func()                                     // once, when another run uses the cache and is waited for; may be nil
 	Starting func(n Need, address string)               // before an artefact is got; may be nil
 	Progress func(done, total int64)                    // while it is got; may be nil
 	Attempts int                                        // of a GET; 0 is 5
@@ -65,12 +72,28 @@ func (c *Client) address(official string) string {
 	return official
 }
 
+// use takes the cache, after whoever has it.
+func (c *Client) use(ctx context.Context) (release func(), err error) {
+	for look := 0; ; look++ {
+		release, err := c.Cache.use()
+		if !errors.Is(err, ErrBusy) || look == mostLooks {
+			return release, err
+		}
+		if look == 0 && c.Waiting != nil {
+			c.Waiting()
+		}
+		if err := c.sleep(ctx, lookEvery); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // Lock gives the lock of the needs. Entries that old has stay as they are: what
 // was locked once is not looked up again, unless update is set. Everything new
 // is got, compared with the checksum that is published beside it, and in the
 // cache afterwards.
 func (c *Client) Lock(ctx context.Context, cluster, schema string, needs []Need, old *Lock, update bool) (*Lock, error) {
-	release, err := c.Cache.use()
+	release, err := c.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +154,7 @@ func (c *Client) lockOne(ctx context.Context, n Need) (Entry, error) {
 // Fetch brings everything that the lock names into the cache. What is there is
 // hashed, and not asked for again unless it is damaged.
 func (c *Client) Fetch(ctx context.Context, l *Lock) error {
-	release, err := c.Cache.use()
+	release, err := c.use(ctx)
 	if err != nil {
 		return err
 	}
