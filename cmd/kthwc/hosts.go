@@ -205,8 +205,9 @@ func target(n *tree.Node) sshconn.Target {
 
 // redial opens another connection to a host.
 func (h *hosts) redial(ctx context.Context, node string) (apply.Conn, error) {
-	n := h.tree.Node(node)
-	c, err := sshconn.Dial(ctx, target(n), h.options)
+	n, patient := h.tree.Node(node), h.options
+	patient.Patience = 20 * time.Second // it was there a moment ago
+	c, err := sshconn.Dial(ctx, target(n), patient)
 	if err != nil {
 		return nil, err
 	}

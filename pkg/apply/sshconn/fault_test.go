@@ -88,6 +88,26 @@ func TestAttempts(t *testing.T) {
 	}
 }
 
+// Where nobody answers, nobody waits for several attempts to time out; whoever is
+// patient does.
+func TestPatience(t *testing.T) {
+	noLeaks(t)
+	w := newWorld(t)
+	w.options.Attempts, w.options.Pause, w.options.ConnectTimeout = 3, time.Millisecond, 20*time.Millisecond
+	attempts := 0
+	w.options.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		attempts++
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	for patience, want := range map[time.Duration]int{10 * time.Millisecond: 1, time.Minute: 3} {
+		attempts, w.options.Patience = 0, patience
+		if w.refused(t, target(t, "127.0.0.1:9"), TimedOut); attempts != want {
+			t.Errorf("patience for %v: %d attempts", patience, attempts)
+		}
+	}
+}
+
 // Cut at any byte: an error of this package or success, never a hang, a panic
 // or half a command.
 func TestCuts(t *testing.T) {

@@ -69,6 +69,7 @@ type Options struct {
 	KeepaliveEvery   time.Duration // 5 s
 	KeepaliveMissed  int           // so many unanswered end the connection, 3
 	Attempts         int           // to dial, where nothing was begun and another may help; 3
+	Patience         time.Duration // no attempt begins so long after the first: TCP itself has tried several times by then; 3 s
 	Pause            time.Duration // before the second attempt, doubled before each other; 500 ms
 	Parallel         int           // DialAll's connections that are being opened at once; 8, under sshd's MaxStartups of 10
 	SudoTimeout      time.Duration // until sudo starts a command, 30 s
@@ -88,6 +89,7 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.KeepaliveEvery, 5*time.Second)
 	orDefault(&o.KeepaliveMissed, 3)
 	orDefault(&o.Attempts, 3)
+	orDefault(&o.Patience, 3*time.Second)
 	orDefault(&o.Pause, 500*time.Millisecond)
 	orDefault(&o.Parallel, 8)
 	orDefault(&o.SudoTimeout, 30*time.Second)
@@ -157,10 +159,10 @@ func (d *dialler) dial(ctx context.Context, t Target) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	pause := d.options.Pause
+	pause, begun := d.options.Pause, time.Now()
 	for attempt := 1; ; attempt++ {
 		c, err := d.once(ctx, way)
-		if err == nil || attempt >= d.options.Attempts || !kinds[KindOf(err)].transient || ctx.Err() != nil {
+		if err == nil || attempt >= d.options.Attempts || !kinds[KindOf(err)].transient || ctx.Err() != nil || time.Since(begun) > d.options.Patience {
 			return c, err
 		}
 		select {
