@@ -3,7 +3,9 @@ package archtest
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -77,6 +79,27 @@ func check(t *testing.T, name, imported string) {
 		}
 		if !allowed {
 			t.Errorf("%s imports %s: %s", name, imported, b.why)
+		}
+	}
+}
+
+// A test that is left to the command without the race detector is in that command.
+func TestRacelessTestsAreRun(t *testing.T) {
+	out, err := exec.Command("git", "-C", "../..", "grep", "-hE", "-B1", `^\s+raceless\.Only\(t\)`, "--", "*_test.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(out), -1)
+	if len(names) == 0 {
+		t.Fatal("no such test was found")
+	}
+	for _, n := range names {
+		if !regexp.MustCompile(`\b` + n[1] + `\b`).Match(makefile) {
+			t.Errorf("%s is skipped under the race detector, and the Makefile does not run it without", n[1])
 		}
 	}
 }

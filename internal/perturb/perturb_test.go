@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kthwc/kthwc/internal/raceless"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/diag"
 	"github.com/kthwc/kthwc/pkg/origin"
@@ -151,6 +152,7 @@ func rendered(source []byte) (snapshot, diag.List) {
 }
 
 func TestOriginsTellTheTruth(t *testing.T) {
+	raceless.Only(t)
 	examples, _ := filepath.Glob("../../examples/*.yaml")
 	scenarios, _ := filepath.Glob("../../golden/*/cluster.yaml")
 	if len(examples) < 6 || len(scenarios) < 4 {

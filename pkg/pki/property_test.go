@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/kthwc/kthwc/internal/raceless"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/pki"
 	"github.com/kthwc/kthwc/pkg/secret"
@@ -125,6 +126,7 @@ var oneField = []aChange{
 // do, every leaf is good for its usages; and one changed field touches exactly
 // the certificates that have it, after which nothing is to do again.
 func TestPlansNameWhatAChangeTouches(t *testing.T) {
+	raceless.Only(t)
 	root := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		s, change := shapes().Draw(t, "shape"), rapid.SampledFrom(oneField).Draw(t, "change")

@@ -23,6 +23,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/kthwc/kthwc/internal/raceless"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/pki"
 	"github.com/kthwc/kthwc/pkg/render"
@@ -123,6 +124,7 @@ func failures(client, server *moment) (failed []string, count int) {
 // at every stage, whichever of them are at this stage already and which at the
 // one before. A stage that were skipped would be noticed.
 func TestEveryHandshakeInEveryMix(t *testing.T) {
+	raceless.Only(t)
 	for _, name := range []string{"examples/lab.yaml", "examples/lab-tutorial.yaml"} {
 		for _, ca := range model(t, example(t, name)).CAs {
 			t.Run(filepath.Base(name)+" "+ca.Name, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/BurntSushi/toml"
 	yamlv3 "go.yaml.in/yaml/v3"
 
+	"github.com/kthwc/kthwc/internal/raceless"
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/emit"
 	"github.com/kthwc/kthwc/pkg/render"
@@ -42,6 +43,7 @@ func leaves(n *yamlv3.Node) []*yamlv3.Node {
 // many words to each plain line, the same directives in each unit, data that
 // still decodes, and no path outside.
 func TestHostileTextChangesNoStructure(t *testing.T) {
+	raceless.Only(t)
 	source, err := os.ReadFile("../../golden/customised/cluster.yaml")
 	if err != nil {
 		t.Fatal(err)
