@@ -42,7 +42,7 @@ func (s *session) watchApply(p *apply.Plan, format string) watcher {
 // newJournalist opens the log of a transaction, for its owner alone. A log that
 // cannot be written stops nothing: it is said.
 func (s *session) newJournalist(verb, cluster string, transaction int, out io.Writer) *journalist {
-	j := &journalist{s: s, out: out, path: filepath.Join(cacheDir(s.getenv), "kthwc", "log", fmt.Sprintf("%s-%s-%d.log", cluster, verb, transaction))}
+	j := &journalist{s: s, out: out, path: filepath.Join(cacheDir(s.getenv), "kthwc", "log", fmt.Sprintf("%s-%s-%s-%d.log", cluster, s.now().UTC().Format("20060102T150405Z"), verb, transaction))}
 	err := os.MkdirAll(filepath.Dir(j.path), 0o700)
 	if err == nil {
 		j.file, err = os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)

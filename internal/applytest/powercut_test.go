@@ -78,7 +78,7 @@ func TestPowerCutAnywhere(t *testing.T) {
 	for _, wrong := range o.wrong {
 		t.Error(wrong)
 	}
-	if o.cuts < 80 || len(o.seen) < 30 {
+	if o.cuts < 120 || len(o.seen) < 30 {
 		t.Errorf("the power was cut %d times only, and left %d different disks", o.cuts, len(o.seen))
 	}
 	t.Logf("%d cuts left %d different disks", o.cuts, len(o.seen))

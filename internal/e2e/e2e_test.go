@@ -21,7 +21,7 @@ import (
 
 // inLab names a directory with a lab that is up: chapters are then tried one by
 // one, with -run, and the lab stays. For whoever works on them.
-var inLab = flag.String("in", "", "a directory with cluster.yaml and its lab, which was applied to; it is used and kept")
+var inLab = flag.String("in", "", "a directory with cluster.yaml and its lab, which was applied to; it is used and kept (one test at a time)")
 
 // A chapter is something that befalls a cluster. It begins with a cluster that is
 // as examples/lab.yaml says, and leaves one.
@@ -40,12 +40,18 @@ var chapters = []chapter{
 	{"rebooted", rebooted},
 	{"cutOff", cutOff},
 	{"worker", worker},
-	{"faults", faults},
 }
 
 // The hardened example, through every chapter in one lab.
-func TestHardened(t *testing.T) {
-	o := newOperator(t, "lab.yaml")
+func TestHardened(t *testing.T) { newOperator(t, "lab.yaml").through(t, chapters) }
+
+// The same in a lab of its own, whose layers break one by one.
+func TestFaults(t *testing.T) {
+	newOperator(t, "lab.yaml").through(t, []chapter{{"faults", faults}})
+}
+
+// through tells chapters one after the other.
+func (o *operator) through(t *testing.T, chapters []chapter) {
 	for _, c := range chapters {
 		ok := t.Run(c.name, func(t *testing.T) {
 			defer func() {
@@ -62,18 +68,20 @@ func TestHardened(t *testing.T) {
 	}
 }
 
-// The tutorial's profile, and the topology of its newest edition.
-func TestTutorial(t *testing.T) {
-	for _, example := range []string{"lab-tutorial.yaml", "lab-server.yaml"} {
-		t.Run(example, func(t *testing.T) {
-			if *inLab != "" {
-				t.Skip("-in names another lab")
-			}
-			o := newOperator(t, example)
-			o.settled(t)
-			o.verified(t)
-		})
+// The tutorial's profile.
+func TestTutorial(t *testing.T) { stands(t, "lab-tutorial.yaml") }
+
+// The topology of the tutorial's newest edition: one server beside two workers.
+func TestServer(t *testing.T) { stands(t, "lab-server.yaml") }
+
+// stands boots an example and compares the cluster with all that is predicted.
+func stands(t *testing.T, example string) {
+	if *inLab != "" {
+		t.Skip("-in names another lab")
 	}
+	o := newOperator(t, example)
+	o.settled(t)
+	o.verified(t)
 }
 
 // needs skips, in words, where the test was not asked for or what it needs is

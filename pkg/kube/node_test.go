@@ -126,14 +126,18 @@ func TestCordonWhileOthersWrite(t *testing.T) {
 	c := super(t)
 	node(t, c, "busy")
 	ctx, cancel := context.WithCancel(t.Context())
-	var others sync.WaitGroup
+	var others, begun sync.WaitGroup
 	for i := range 2 {
+		begun.Add(1)
+		first := sync.OnceFunc(begun.Done)
 		others.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				_, _ = c.Patch(ctx, nodeRef("busy"), Object{"metadata": map[string]any{"labels": map[string]any{fmt.Sprint("n", i): fmt.Sprint(n)}}})
+				first()
 			}
 		})
 	}
+	begun.Wait()
 	_, err := c.Cordon(bound(t, time.Minute), "busy", "an apply")
 	cancel()
 	others.Wait()
