@@ -64,9 +64,14 @@ func drift(t *testing.T, o *operator) {
 			t.Errorf("%s has the drift %v", h.Node, h.Drift)
 		}
 	}
+	const image = "registry.k8s.io/coredns/coredns:"
+	o.on(t, "worker-2", "ctr -n k8s.io images rm $(ctr -n k8s.io images ls -q | grep ^"+image+")")
 	o.apply(t, done)
 	for _, h := range byHand {
 		o.on(t, h.node, h.again)
+	}
+	for _, w := range workers { // pods or not, the kubelet removes no image of ours
+		o.on(t, w, "crictl inspecti $(ctr -n k8s.io images ls -q | grep ^"+image+`) | grep '"pinned": true'`)
 	}
 	o.ready(t, workers...)
 }

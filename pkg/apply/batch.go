@@ -45,13 +45,16 @@ func (b *batch) run(ctx context.Context) error {
 }
 
 // leave takes back what came before any change: generations that arrived, so that
-// nothing seems interrupted, and cordons. A generation that stays is undone by the
-// next run.
+// nothing seems interrupted, and cordons. A generation that stays is told, and undone
+// by the next run.
 func (b *batch) leave(parent context.Context, why error) error {
 	b.out.Skipped = append(b.out.Skipped, b.Nodes...)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), time.Minute)
 	defer cancel()
-	_ = b.each(ctx, b.Nodes, func(ctx context.Context, node string) error { return b.transaction(node).Rollback(ctx) })
+	_ = b.each(ctx, b.Nodes, func(ctx context.Context, node string) error { // why is the error; this is told
+		end := b.doing(node, "take back")
+		return end(b.named(node, b.transaction(node).Rollback(ctx)))
+	})
 	if !b.cordoned {
 		return why
 	}
@@ -151,6 +154,9 @@ func (b *batch) change(ctx context.Context) error {
 		if err == nil { // what nobody undoes is not begun
 			err = tx.Install(ctx)
 		}
+		if err == nil && b.Plan.Host(node).does(containerdUnit) == "" { // it runs, and lost an image
+			err = b.images(ctx, node)
+		}
 		return end(b.named(node, err))
 	})
 	for i := range b.Steps {
@@ -208,7 +214,7 @@ func (b *batch) unit(ctx context.Context, node string, s *Step) error {
 func (b *batch) images(ctx context.Context, node string) error {
 	for _, blob := range b.Plan.Host(node).Images {
 		b.event(node, containerdUnit, Wait, "import "+blob.Image, 0)
-		if err := command(ctx, b.Hosts[node], "import "+blob.Image, "image", blob.Path); err != nil {
+		if err := command(ctx, b.Hosts[node], "import "+blob.Image, "image", blob.Path, blob.Image); err != nil {
 			return err
 		}
 	}
@@ -264,7 +270,15 @@ func (b *batch) sweep(ctx context.Context, node string, c Conn) error {
 	for _, blob := range slices.Concat(d.programs, d.images) {
 		args = append(args, blob.Path)
 	}
-	return command(ctx, c, "remove programs that are used no more", args...)
+	err = command(ctx, c, "remove programs that are used no more", args...)
+	if err != nil || !has(d.Node, containerdUnit) {
+		return err
+	}
+	args = []string{"unpin"}
+	for _, blob := range d.images {
+		args = append(args, blob.Image)
+	}
+	return command(ctx, c, "leave images that are used no more to the kubelet", args...)
 }
 
 // supersedes says whether programs or images may be used no more afterwards.

@@ -5,7 +5,9 @@
 #   log UNIT N      the last lines of its log
 #   user NAME HOME  a system user that nobody logs in as, unless there is one
 #   packages NAME…  packages of the system, from wherever the host gets them
-#   image PATH      give an archive to the container runtime
+#   image PATH REF  give an archive to the container runtime, and keep the image from
+#                   the kubelet, which removes what no pod uses when space is short
+#   unpin REF…      images of ours that are not these are left to the kubelet again
 #   sweep PATH…     remove programs and archives of images that are neither among
 #                   these nor led to by a link of this generation or the one before
 set -u
@@ -31,5 +33,15 @@ sweep)
 	find /opt/kthwc -mindepth 1 -type d -empty -delete
 	rm -f -- "$base/.kept"
 	;;
-image) ctr -n k8s.io images import --no-unpack=false -- "$1" ;;
+image)
+	ctr -n k8s.io images import --no-unpack=false -- "$1" &&
+		ctr -n k8s.io images label "$2" io.cri-containerd.pinned=pinned kthwc.dev/image=ours
+	;;
+unpin)
+	printf '%s\n' "$@" >/run/kthwc-kept-images
+	ctr -n k8s.io images ls -q 'labels."kthwc.dev/image"==ours' | grep -vxF -f /run/kthwc-kept-images | while IFS= read -r ref; do
+		ctr -n k8s.io images label "$ref" io.cri-containerd.pinned= kthwc.dev/image=
+	done
+	rm -f /run/kthwc-kept-images
+	;;
 esac
