@@ -86,7 +86,7 @@ func TestDrift(t *testing.T) {
 func TestKernelSettings(t *testing.T) {
 	t.Parallel()
 	m := take(t, 1)[0]
-	const martians, ours, others = "/proc/sys/net/ipv4/conf/all/log_martians", "/etc/sysctl.d/90-rig.conf", "/etc/sysctl.d/99-others.conf"
+	const martians, ours, others = "/proc/sys/net/ipv4/conf/all/log_martians", "/etc/sysctl.d/90-kthwc.conf", "/etc/sysctl.d/99-others.conf"
 	t.Cleanup(func() {
 		if _, err := m.sh(context.Background(), `rm -f "$1" "$2"; echo 0 >"$3"`, ours, others, martians); err != nil {
 			t.Error(err)
@@ -108,7 +108,7 @@ func TestKernelSettings(t *testing.T) {
 		t.Errorf("%v, drift %+v, and nothing to do afterwards: %v", err, said, p.empty)
 	}
 	m.must(t, `[ "$(cat "$1")" = 1 ] && echo "net.ipv4.conf.all.log_martians = 0" >"$2" && echo 0 >"$1"`, martians, others)
-	if _, err := try(); err == nil || !strings.Contains(err.Error(), "net.ipv4.conf.all.log_martians is 0 although "+ours+" says 1: another file has the last word") {
+	if _, err := try(); err == nil || !strings.Contains(err.Error(), "net.ipv4.conf.all.log_martians is 0 although "+ours+" says 1: another file or program has the last word") {
 		t.Errorf("another file has the last word: %v", err)
 	}
 }

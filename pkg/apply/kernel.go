@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -11,10 +12,12 @@ import (
 )
 
 // The kernel of a host: modules that it loads at boot (modules-load.d(5)) and
-// settings that it is given (sysctl.d(5)), both by the files that are rendered.
+// settings that it is given (sysctl.d(5)). Those that are looked at are in the files
+// that every cluster has. Of a person's own settings the kernel may make something
+// else, round them, or leave them to the kubelet.
 const (
-	modulesDir   = "/etc/modules-load.d/"
-	settingsDir  = "/etc/sysctl.d/"
+	modulesFile  = "/etc/modules-load.d/kthwc.conf"
+	settingsFile = "/etc/sysctl.d/90-kthwc.conf"
 	settingsUnit = "systemd-sysctl.service"
 )
 
@@ -35,11 +38,8 @@ type Setting struct {
 	Known bool   // the kernel has such a setting
 }
 
-// wish is a setting that a rendered file makes.
-type wish struct {
-	key, value string
-	file       *tree.File
-}
+// wish is a setting that a file makes.
+type wish struct{ key, value string }
 
 // proc is where a setting is read: dots part directories, and what has a dot of
 // its own is written with a slash (sysctl.d(5)).
@@ -63,36 +63,51 @@ func (w wish) proc() string {
 // (modprobe(8)).
 func (d *desired) modules() []string {
 	var out []string
-	d.eachLine(modulesDir, func(_ *tree.File, line string) { out = append(out, strings.ReplaceAll(line, "-", "_")) })
+	for _, line := range linesOf(d.File(modulesFile)) {
+		out = append(out, strings.ReplaceAll(line, "-", "_"))
+	}
 	return out
 }
 
-// settings are those that the host's kernel shall have. A pattern, and what
-// excludes from one, are no single setting.
+// settings are those that the host's kernel shall have: those of our file that no
+// later file of a person's own makes otherwise.
 func (d *desired) settings() []wish {
-	var out []wish
-	d.eachLine(settingsDir, func(f *tree.File, line string) {
-		key, value, ok := strings.Cut(line, "=")
-		if key = strings.TrimLeft(strings.TrimSpace(key), "-"); ok && !strings.ContainsAny(key, "*?[") {
-			out = append(out, wish{key, words(value), f})
-		}
-	})
-	return out
-}
-
-// eachLine says every line that is no comment of the regular files below a
-// directory. What is secret is no setting of a kernel.
-func (d *desired) eachLine(dir string, say func(*tree.File, string)) {
+	ours := wishes(d.File(settingsFile))
 	for _, f := range d.Node.Files {
-		if f.Body == nil || !strings.HasPrefix(f.Path, dir) {
+		if path.Dir(f.Path) != path.Dir(settingsFile) || path.Ext(f.Path) != ".conf" || f.Path <= settingsFile {
 			continue
 		}
-		for _, l := range f.Body.Lines {
-			if line := strings.TrimSpace(l.String()); line != "" && !strings.ContainsAny(line[:1], "#;") {
-				say(f, line)
-			}
+		for _, other := range wishes(f) {
+			ours = slices.DeleteFunc(ours, func(w wish) bool { return w.proc() == other.proc() })
 		}
 	}
+	return ours
+}
+
+// wishes are the settings that a file makes, patterns left out.
+func wishes(f *tree.File) []wish {
+	var out []wish
+	for _, line := range linesOf(f) {
+		key, value, ok := strings.Cut(line, "=")
+		if key = strings.TrimLeft(strings.TrimSpace(key), "-"); ok && !strings.ContainsAny(key, "*?[") {
+			out = append(out, wish{key, words(value)})
+		}
+	}
+	return out
+}
+
+// linesOf are the lines of a file that are no comments.
+func linesOf(f *tree.File) []string {
+	if f == nil || f.Body == nil {
+		return nil
+	}
+	var out []string
+	for _, l := range f.Body.Lines {
+		if line := strings.TrimSpace(l.String()); line != "" && !strings.ContainsAny(line[:1], "#;") {
+			out = append(out, line)
+		}
+	}
+	return out
 }
 
 func words(text string) string { return strings.Join(strings.Fields(text), " ") }
@@ -145,7 +160,7 @@ func noSettings(d *desired, s *State) string {
 			out = append(out, w.key)
 		}
 	}
-	return want(len(out) == 0, "its kernel %s has no %s, which %s is to set", s.Facts.Kernel, strings.Join(out, ", "), settingsDir)
+	return want(len(out) == 0, "its kernel %s has no %s, which %s is to set", s.Facts.Kernel, strings.Join(out, ", "), settingsFile)
 }
 
 // oldCgroups says that the kubelet would refuse to start: since 1.35 it does on
@@ -178,11 +193,11 @@ func (c *comparison) settings() {
 	}
 	for _, w := range c.node.settings() {
 		is := c.state.Settings[w.proc()]
-		if _, applied := c.recorded[w.file.Path]; !applied || !is.Known || is.Value == w.value {
+		if _, applied := c.recorded[settingsFile]; !applied || !is.Known || is.Value == w.value {
 			continue
 		}
-		c.out.Drift = append(c.out.Drift, Change{Do: Modify, Path: w.file.Path, Kind: tree.Regular, What: []string{fmt.Sprintf("%s is %s, and shall be %s", w.key, is.Value, w.value)}})
-		c.changed[settingsUnit] = []string{w.file.Path}
+		c.out.Drift = append(c.out.Drift, Change{Do: Modify, Path: settingsFile, Kind: tree.Regular, What: []string{fmt.Sprintf("%s is %s, and shall be %s", w.key, is.Value, w.value)}})
+		c.changed[settingsUnit] = []string{settingsFile}
 	}
 }
 
@@ -198,8 +213,11 @@ func (b *batch) settings(ctx context.Context, node string) error {
 		return err
 	}
 	for _, w := range d.settings() {
-		if is := s.Settings[w.proc()]; is.Known && is.Value != w.value {
-			return fmt.Errorf("%s is %s although %s says %s: another file has the last word (grep -r %s /etc/sysctl.d /etc/sysctl.conf /run/sysctl.d /usr/lib/sysctl.d)", w.key, is.Value, w.file.Path, w.value, w.key)
+		switch is, asked := s.Settings[w.proc()]; {
+		case asked && !is.Known:
+			return fmt.Errorf("the kernel has no %s, which %s is to set", w.key, settingsFile)
+		case is.Known && is.Value != w.value:
+			return fmt.Errorf("%s is %s although %s says %s: another file or program has the last word (grep -r %s /etc/sysctl.d /etc/sysctl.conf /run/sysctl.d /usr/lib/sysctl.d)", w.key, is.Value, settingsFile, w.value, path.Ext(w.key)[1:])
 		}
 	}
 	return nil

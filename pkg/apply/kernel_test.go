@@ -121,3 +121,25 @@ func TestCgroupsThatTheKubeletIsToldOf(t *testing.T) {
 		t.Error(p.Host("worker-0").Problems, err)
 	}
 }
+
+// A person's own file may make a setting of ours otherwise, where it is read later;
+// systemd reads it again when it changes.
+func TestSettingsOfAPersonsOwn(t *testing.T) {
+	for file, ours := range map[string]bool{"95-local.conf": false, "10-local.conf": true, "95-local.txt": true} {
+		out := rendered(t, func(s string) string {
+			return strings.Replace(s, "spec:\n", "spec:\n  files:\n    - path: /etc/sysctl.d/"+file+"\n      content: |\n        -net/ipv4/ip_forward = 0\n        vm.nr_hugepages = 4\n", 1)
+		})
+		d, err := desiredOf(out, out.Node("worker-0"), locked(t, out))
+		if err != nil {
+			t.Fatal(err)
+		}
+		has := slices.ContainsFunc(d.settings(), func(w wish) bool { return w.key == "net.ipv4.ip_forward" })
+		huge := slices.ContainsFunc(d.settings(), func(w wish) bool { return w.key == "vm.nr_hugepages" })
+		if has != ours || huge {
+			t.Errorf("%s: %+v", file, d.settings())
+		}
+		if units := d.File("/etc/sysctl.d/" + file).Units(); !slices.Equal(units, []string{settingsUnit}) {
+			t.Errorf("%s is read by %q", file, units)
+		}
+	}
+}

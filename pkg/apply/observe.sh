@@ -40,7 +40,11 @@ while IFS= read -r line && [ "$line" != . ]; do
 	if [ -d "/sys/module/$line" ]; then
 		echo "loaded $line"
 	elif [ -d "/lib/modules/$(uname -r)" ] && command -v modprobe >/dev/null; then
-		modprobe -nq -- "$line" </dev/null && echo "loadable $line" || echo "missing $line"
+		case $(modprobe -qD -- "$line" </dev/null 2>/dev/null) in
+		builtin*) echo "loaded $line" ;;
+		?*) echo "loadable $line" ;;
+		*) echo "missing $line" ;;
+		esac
 	fi
 done
 section settings

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -248,13 +249,19 @@ func (r *renderer) kubeconfig(k *compile.Kubeconfig) *tree.Body {
 	return r.yaml(m)
 }
 
+// readersOf are the units of every system that read all files of a directory.
+var readersOf = map[string][]string{
+	"/etc/modules-load.d": {"systemd-modules-load.service"},
+	"/etc/sysctl.d":       {"systemd-sysctl.service"},
+}
+
 // extras are the user's own files and units.
 func (b *builder) extras() {
 	for _, f := range b.c.Files {
 		if b.wants(f.On) {
 			mode, _ := strconv.ParseUint(f.Mode.V, 8, 32)
 			b.add(&tree.File{Path: f.Path.V, Kind: tree.Regular, Mode: uint32(mode), Owner: f.Owner.V, Group: f.Group.V,
-				Body: textBody(f.Content), From: origin.Join(f.From, b.because(f.On)), Metadata: origin.Join(f.Mode.From, f.Owner.From, f.Group.From)})
+				Body: textBody(f.Content), Readers: readersOf[path.Dir(f.Path.V)], From: origin.Join(f.From, b.because(f.On)), Metadata: origin.Join(f.Mode.From, f.Owner.From, f.Group.From)})
 		}
 	}
 	for _, u := range b.c.Units {
