@@ -268,6 +268,27 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// Hosts on which nothing stands still go together and before those on which units
+// restart: controllers, so that they know a new worker's name, and then workers.
+func TestQuietHostsGoFirst(t *testing.T) {
+	out := rendered(t, asIs)
+	hosts := applied(t, out)
+	for _, name := range []string{"controller-0", "controller-2", "worker-1", "worker-2"} {
+		delete(hosts[name].State.Entries, "/etc/hosts")
+	}
+	for name, unit := range map[string]string{"controller-1": "kube-scheduler.service", "worker-0": kubeletUnit} {
+		hosts[name].State.Units[unit] = UnitState{Active: "inactive", File: "enabled"}
+	}
+	p := planned(t, out, hosts)
+	var order []string
+	for _, b := range p.Rollout {
+		order = append(order, strings.Join(b.Nodes, "+"))
+	}
+	if want := []string{"controller-0+controller-2", "controller-1", "worker-1+worker-2", "worker-0"}; !slices.Equal(order, want) || p.ManifestsAfter != 2 {
+		t.Errorf("%q, and the manifests after %d", order, p.ManifestsAfter)
+	}
+}
+
 // A file that is rendered no more is deleted; a host of another cluster is refused.
 func TestRecords(t *testing.T) {
 	with := rendered(t, func(s string) string {

@@ -71,23 +71,28 @@ func rowOf(unit string) int {
 	return at
 }
 
-// rollout orders the hosts that have something to do. Those on which no unit is
-// touched go together, last: nothing stands still on them.
+// rollout orders the hosts that have something to do. Of controllers and of workers
+// those on which no unit is touched go first and together: nothing stands still on
+// them, and others may need what they get, such as names of new workers.
 func (p *Plan) rollout(t *tree.Tree, hosts map[string]Host, scope Scope) {
 	r := &roller{p: p, t: t, hosts: hosts}
-	var controllers, workers, quiet []string
+	var controllers, workers, quietControllers, quietWorkers []string
 	for i := range p.Hosts {
 		h := &p.Hosts[i]
+		controls, quiet := slices.Contains(t.Node(h.Node).Roles, "controller"), len(h.Units) == 0 && h.Interrupted == ""
 		switch {
 		case h.Unknown != "" || !h.Pending():
-		case len(h.Units) == 0 && h.Interrupted == "":
-			quiet = append(quiet, h.Node)
-		case slices.Contains(t.Node(h.Node).Roles, "controller"):
+		case controls && quiet:
+			quietControllers = append(quietControllers, h.Node)
+		case controls:
 			controllers = append(controllers, h.Node)
+		case quiet:
+			quietWorkers = append(quietWorkers, h.Node)
 		default:
 			workers = append(workers, h.Node)
 		}
 	}
+	r.batch(quietControllers...)
 	if r.first(controllers) {
 		r.batch(controllers...)
 	} else {
@@ -96,8 +101,8 @@ func (p *Plan) rollout(t *tree.Tree, hosts map[string]Host, scope Scope) {
 		}
 	}
 	p.ManifestsAfter = len(p.Rollout)
+	r.batch(quietWorkers...)
 	r.workers(workers, max(1, scope.MaxUnavailable))
-	r.batch(quiet...)
 	r.warn()
 }
 
