@@ -89,7 +89,8 @@ func TestAttempts(t *testing.T) {
 }
 
 // Where nobody answers, nobody waits for several attempts to time out; whoever is
-// patient does.
+// patient does. A connection that ends late, because a person was asked for a
+// passphrase, is tried again.
 func TestPatience(t *testing.T) {
 	noLeaks(t)
 	w := newWorld(t)
@@ -105,6 +106,16 @@ func TestPatience(t *testing.T) {
 		if w.refused(t, target(t, "127.0.0.1:9"), TimedOut); attempts != want {
 			t.Errorf("patience for %v: %d attempts", patience, attempts)
 		}
+	}
+	attempts, w.options.Patience, w.options.ConnectTimeout = 0, time.Millisecond, time.Minute
+	w.options.Dial = func(context.Context, string, string) (net.Conn, error) {
+		attempts++
+		here, there := net.Pipe()
+		time.AfterFunc(5*time.Millisecond, func() { there.Close() })
+		return here, nil
+	}
+	if w.refused(t, target(t, "127.0.0.1:9"), ConnectionLost); attempts != 3 {
+		t.Errorf("%d attempts where the connection ended late", attempts)
 	}
 }
 

@@ -69,7 +69,7 @@ type Options struct {
 	KeepaliveEvery   time.Duration // 5 s
 	KeepaliveMissed  int           // so many unanswered end the connection, 3
 	Attempts         int           // to dial, where nothing was begun and another may help; 3
-	Patience         time.Duration // no attempt begins so long after the first: TCP itself has tried several times by then; 3 s
+	Patience         time.Duration // where nobody answered for so long there is no other attempt: TCP itself has tried several times by then; 3 s
 	Pause            time.Duration // before the second attempt, doubled before each other; 500 ms
 	Parallel         int           // DialAll's connections that are being opened at once; 8, under sshd's MaxStartups of 10
 	SudoTimeout      time.Duration // until sudo starts a command, 30 s
@@ -162,7 +162,8 @@ func (d *dialler) dial(ctx context.Context, t Target) (*Conn, error) {
 	pause, begun := d.options.Pause, time.Now()
 	for attempt := 1; ; attempt++ {
 		c, err := d.once(ctx, way)
-		if err == nil || attempt >= d.options.Attempts || !kinds[KindOf(err)].transient || ctx.Err() != nil || time.Since(begun) > d.options.Patience {
+		silent := KindOf(err) == TimedOut || KindOf(err) == Unreachable
+		if err == nil || attempt >= d.options.Attempts || !kinds[KindOf(err)].transient || ctx.Err() != nil || silent && time.Since(begun) > d.options.Patience {
 			return c, err
 		}
 		select {
