@@ -40,16 +40,19 @@ module() {
 	[ -n "${MINOR:-}" ] || { echo "$here/$1"; return 0; }
 	derived=$out/.modules/$1-$3
 	mkdir -p "$derived"
-	[ -f "$derived/go.mod" ] || awk -v old="$(MINOR='' version "$1" "$2")" -v new="$3" '
-		FNR == NR { if ($NF ~ /\//) tools[$NF]; next }
-		/^require/ { required = 1 }
-		/^\)/ { required = 0 }
-		required && NF > 1 && !/^require/ {
-			for (tool in tools) if (index(tool "/", $1 "/") == 1 && $2 == "v" old) { print "\t" $1, "v" new; next }
-			next
-		}
-		{ sub(" v0." substr(old, 3) "$", " v0." substr(new, 3)); print }
-	' "$here/$1/go.mod" "$here/$1/go.mod" >"$derived/.go.mod" && mv "$derived/.go.mod" "$derived/go.mod"
+	if [ ! -f "$derived/go.mod" ]; then
+		awk -v old="$(MINOR='' version "$1" "$2")" -v new="$3" '
+			FNR == NR { if ($NF ~ /\//) tools[$NF]; next }
+			/^require/ { required = 1 }
+			/^\)/ { required = 0 }
+			required && NF > 1 && !/^require/ {
+				for (tool in tools) if (index(tool "/", $1 "/") == 1 && $2 == "v" old) { print "\t" $1, "v" new; next }
+				next
+			}
+			{ sub(" v0." substr(old, 3) "$", " v0." substr(new, 3)); print }
+		' "$here/$1/go.mod" "$here/$1/go.mod" >"$derived/.go.mod"
+		mv "$derived/.go.mod" "$derived/go.mod"
+	fi
 	echo "$derived"
 }
 
