@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/kthwc/kthwc/pkg/apply"
 	"github.com/kthwc/kthwc/pkg/apply/sshconn"
+	"github.com/kthwc/kthwc/pkg/lab"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
@@ -32,7 +34,7 @@ func TestUnreachableHost(t *testing.T) {
 	both := quick(1, near, far)
 	for name, fault := range map[string]struct{ begin, end func() }{
 		"refused": {func() { far.must(t, `systemctl stop ssh`) }, func() { far.must(t, `systemctl start ssh`) }},
-		"silent":  {func() { power(t, rig.lab.Cut, far) }, func() { power(t, rig.lab.Join, far) }},
+		"silent":  {func() { power(t, (*lab.Lab).Cut, far) }, func() { power(t, (*lab.Lab).Join, far) }},
 	} {
 		fault.begin()
 		began := time.Now()
@@ -77,12 +79,16 @@ func TestUnreachableHost(t *testing.T) {
 }
 
 // power is something that befalls a machine; one at a time, since each holds the
-// lab's lock.
-func power(t *testing.T, do func(context.Context, string) (bool, error), m *machine) {
+// lab's lock, and by a handle of its own, since others dial by theirs.
+func power(t *testing.T, do func(*lab.Lab, context.Context, string) (bool, error), m *machine) {
 	t.Helper()
 	powering.Lock()
 	defer powering.Unlock()
-	if _, err := do(bounded(t, time.Minute), m.Name); err != nil {
+	l, err := lab.Open(lab.Options{State: rig.lab.State, Cache: rig.lab.Cache, Self: rig.lab.Self, Getenv: os.Getenv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := do(l, bounded(t, time.Minute), m.Name); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -443,13 +449,13 @@ func TestOneOfTwoIsLostAtTheEnd(t *testing.T) {
 	p.tell = func(name string) {
 		if name == goes.Name+": dial" {
 			if dials++; dials == 2 {
-				power(t, rig.lab.Cut, goes)
+				power(t, (*lab.Lab).Cut, goes)
 				time.Sleep(2 * time.Second) // the other is confirmed meanwhile
 			}
 		}
 	}
 	err := p.apply(bounded(t, 2*time.Minute))
-	power(t, rig.lab.Join, goes)
+	power(t, (*lab.Lab).Join, goes)
 	goes.drop()
 	if err == nil || !strings.Contains(err.Error(), goes.Name+" cannot be reached any more") || len(p.outcome.Confirmed) > 0 || p.outcome.Stuck[goes.Name] == "" || len(p.outcome.Undone) != 1 {
 		t.Errorf("%v, %+v", err, p.outcome)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kthwc/kthwc/pkg/apply"
+	"github.com/kthwc/kthwc/pkg/lab"
 	"github.com/kthwc/kthwc/pkg/tree"
 )
 
@@ -144,9 +145,9 @@ func reboot(t *testing.T, m *machine, power bool) {
 // off cuts a machine's power and gives it back.
 func off(t *testing.T, m *machine) {
 	t.Helper()
-	power(t, rig.lab.Off, m)
+	power(t, (*lab.Lab).Off, m)
 	m.drop()
-	power(t, rig.lab.On, m)
+	power(t, (*lab.Lab).On, m)
 }
 
 // undoneFirst: what undoes at boot has ended before any unit of ours was started.

@@ -89,6 +89,8 @@ var fleet = &lab.Fleet{
 		{Name: "alpha", Addresses: []netip.Prefix{netip.MustParsePrefix("10.250.0.11/24")}, User: "root", Port: 22},
 		{Name: "beta", Addresses: []netip.Prefix{netip.MustParsePrefix("10.250.0.12/24")}, User: "ops", Port: 2222},
 		{Name: "gamma", Addresses: []netip.Prefix{netip.MustParsePrefix("10.250.0.13/24")}, User: "root", Port: 22},
+		{Name: "delta", Addresses: []netip.Prefix{netip.MustParsePrefix("10.250.0.14/24")}, User: "root", Port: 22},
+		{Name: "epsilon", Addresses: []netip.Prefix{netip.MustParsePrefix("10.250.0.15/24")}, User: "root", Port: 22},
 	},
 	API: lab.Endpoint{Name: "10.250.0.11", Address: netip.MustParseAddrPort("10.250.0.11:6443")},
 }

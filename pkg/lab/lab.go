@@ -72,7 +72,8 @@ func (e *Error) Error() string { return e.Message }
 
 var errLocked = errors.New("another kthwc lab is at work here, or a command that one has left")
 
-// Lab is one lab: a state directory, and what is up of it.
+// Lab is one lab: a state directory, and what is up of it. One thing is done with it
+// at a time; beside verbs that take the lock, others open it for themselves.
 type Lab struct {
 	Options
 	id      string // marks its processes and cgroups
