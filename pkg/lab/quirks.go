@@ -27,6 +27,11 @@ func noResource(f facts) bool { return f.capabilities&(1<<capSysResource) == 0 }
 var quirks = []quirk{
 	{"The machines have no systemd-resolved.", always, "KubeletConfiguration", 0,
 		map[string]any{"resolvConf": "/etc/resolv.conf"}},
+	{"The machines share this one's disk with all else that is on it: which part of it is free says nothing of them.", always, "KubeletConfiguration", 0,
+		map[string]any{
+			"evictionHard":                map[string]any{"memory.available": "100Mi", "nodefs.available": "512Mi", "imagefs.available": "512Mi"},
+			"imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
+		}},
 	{"In a network namespace nobody may set the limits of conntrack.", always, "KubeProxyConfiguration", 0,
 		map[string]any{"conntrack": map[string]any{"maxPerCore": 0, "min": 0}}},
 	{"This machine has cgroups of version 1, which the kubelet refuses unless told otherwise.", oldCgroups, "KubeletConfiguration", 31,

@@ -92,6 +92,7 @@ func TestQuirksReachTheirFiles(t *testing.T) {
 		has                      bool
 	}{
 		{"resolver", example, "/var/lib/kubelet/config.yaml", "resolvConf: /etc/resolv.conf", young, true},
+		{"disk", example, "/var/lib/kubelet/config.yaml", "  nodefs.available: 512Mi", young, true},
 		{"conntrack", example, "kube-proxy.yaml", "  maxPerCore: 0", young, true},
 		{"cgroup 1", example, "/var/lib/kubelet/config.yaml", "failCgroupV1: false", oldAndStrict, true},
 		{"cgroup 2", example, "/var/lib/kubelet/config.yaml", "failCgroupV1: false", young, false},
