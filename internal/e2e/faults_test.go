@@ -96,7 +96,7 @@ func (v *verification) failures() string {
 // fit what is found.
 func (o *operator) verification(t *testing.T, more ...string) *verification {
 	t.Helper()
-	a := o.try(t, append([]string{"verify", "--lab", "--format", "json", "--image-archive", toolboxImage(), "--timeout", "40s"}, more...)...)
+	a := o.try(t, append([]string{"verify", "--lab", "--format", "json", "--image-archive", toolboxImage(), "--timeout", "25s"}, more...)...)
 	v := &verification{}
 	a.parse(t, v)
 	if v.OK {
