@@ -87,15 +87,17 @@ func (s *site) build(b *testing.B) *apply.Wanted {
 }
 
 // onlyFiles takes from a node what is not a file: its programs, packages and
-// units. The units' own files lie elsewhere, so that nobody starts them. Controllers
+// units. What systemd would do something with lies elsewhere. Controllers
 // would wait for each other's units: without any, all hosts are alike.
 func onlyFiles(n *tree.Node) {
 	n.Binaries, n.Packages, n.Units, n.Swap, n.Roles = nil, nil, nil, "any", []string{"worker"}
 	for i, f := range n.Files {
 		moved := *f
 		moved.Readers = nil
-		if name, ok := strings.CutPrefix(f.Path, "/etc/systemd/system/"); ok {
-			moved.Path = "/etc/systemd/system.bench/" + name
+		for _, dir := range []string{"/etc/systemd/system", "/etc/sysctl.d", "/etc/modules-load.d"} {
+			if name, ok := strings.CutPrefix(f.Path, dir+"/"); ok {
+				moved.Path = dir + ".bench/" + name
+			}
 		}
 		n.Files[i] = &moved
 	}
