@@ -160,7 +160,7 @@ func noSettings(d *desired, s *State) string {
 			out = append(out, w.key)
 		}
 	}
-	return want(len(out) == 0, "its kernel %s has no %s, which %s is to set", s.Facts.Kernel, strings.Join(out, ", "), settingsFile)
+	return want(len(out) == 0, "its kernel %s has no %s, which %s is to set: boot a kernel that has it", s.Facts.Kernel, strings.Join(out, ", "), settingsFile)
 }
 
 // oldCgroups says that the kubelet would refuse to start: since 1.35 it does on
@@ -215,9 +215,9 @@ func (b *batch) settings(ctx context.Context, node string) error {
 	for _, w := range d.settings() {
 		switch is, asked := s.Settings[w.proc()]; {
 		case asked && !is.Known:
-			return fmt.Errorf("the kernel has no %s, which %s is to set", w.key, settingsFile)
+			return fmt.Errorf("the kernel has no %s, which %s is to set: boot a kernel that has it", w.key, settingsFile)
 		case is.Known && is.Value != w.value:
-			return fmt.Errorf("%s is %s although %s says %s: another file or program has the last word (grep -r %s /etc/sysctl.d /etc/sysctl.conf /run/sysctl.d /usr/lib/sysctl.d)", w.key, is.Value, settingsFile, w.value, path.Ext(w.key)[1:])
+			return fmt.Errorf("%s is %s although %s says %s: another file or program has the last word, or the kernel does not take it (grep -r %s /etc/sysctl.d /etc/sysctl.conf /run/sysctl.d /usr/lib/sysctl.d)", w.key, is.Value, settingsFile, w.value, path.Base(w.proc()))
 		}
 	}
 	return nil
