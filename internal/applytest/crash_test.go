@@ -20,19 +20,19 @@ var (
 	firstApply = []string{
 		"dial", "observe", "hold", "hold, epoch", "observe",
 		"user rigger", "blob /opt/kthwc/rig-tick/0.1.0",
-		"stage", "arm", "install",
-		"arm", "act start rig-tick.service", "show rig-tick.service",
-		"arm", "act start rig-web.service", "show rig-web.service", "forward 127.0.0.1:8081",
-		"arm", "act start rig-gone.service", "show rig-gone.service",
+		"stage", "install",
+		"act start rig-tick.service", "show rig-tick.service",
+		"act start rig-web.service", "show rig-web.service", "forward 127.0.0.1:8081",
+		"act start rig-gone.service", "show rig-gone.service",
 		"dial", "commit", "sweep", "release",
 	}
 	update = []string{
 		"dial", "observe", "hold", "hold, epoch", "observe",
 		"blob /opt/kthwc/rig-tick/0.2.0",
-		"stage", "arm", "install",
-		"arm", "act restart rig-tick.service", "show rig-tick.service",
-		"arm", "act restart rig-web.service", "show rig-web.service", "forward 127.0.0.1:8081",
-		"arm", "act start rig-new.service", "show rig-new.service",
+		"stage", "install",
+		"act restart rig-tick.service", "show rig-tick.service",
+		"act restart rig-web.service", "show rig-web.service", "forward 127.0.0.1:8081",
+		"act start rig-new.service", "show rig-new.service",
 		"dial", "commit", "sweep", "release",
 	}
 )

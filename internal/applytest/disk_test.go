@@ -36,8 +36,7 @@ func all(ctx context.Context, tx *apply.Transaction, entries []apply.Install) (s
 		do   func() error
 	}{
 		{"stage", func() error { return tx.Stage(ctx, entries, nil, record) }},
-		{"arm", func() error { return tx.Arm(ctx, 5*time.Minute) }},
-		{"install", func() error { return tx.Install(ctx) }},
+		{"install", func() error { return tx.Install(ctx, 5*time.Minute) }},
 		{"commit", func() error { return tx.Commit(ctx) }},
 	} {
 		if err := s.do(); err != nil {
@@ -272,11 +271,11 @@ func TestStagedBytesThatChange(t *testing.T) {
 	m.must(t, `mkdir /etc/rig; echo old >/etc/rig/same`)
 	was := m.mustPicture(t)
 	entries := []apply.Install{install("/etc/rig/mode", tree.Regular, 0o644, "new\n", ""), install("/etc/rig/same", tree.Regular, 0o644, string(bytes.Repeat([]byte("new\n"), 5000)), "")}
-	if err := errors.Join(tx.Stage(ctx, entries, nil, apply.Recorded{}), tx.Arm(ctx, time.Minute)); err != nil {
+	if err := tx.Stage(ctx, entries, nil, apply.Recorded{}); err != nil {
 		t.Fatal(err)
 	}
 	m.must(t, `cd /var/lib/kthwc/gen/1/content && perl -e 'for (glob "*/*") { next if -s $_ < 1000; open(my $f, "+<", $_); seek($f, 7777, 0); print $f "N" }'`)
-	err := tx.Install(ctx)
+	err := tx.Install(ctx, time.Minute)
 	if err == nil || !strings.Contains(err.Error(), "/etc/rig/same") {
 		t.Errorf("installed: %v", err)
 	}
@@ -284,6 +283,30 @@ func TestStagedBytesThatChange(t *testing.T) {
 		t.Errorf("%q", wrong)
 	}
 	if err := tx.Rollback(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A host that could not undo a change by itself is not changed.
+func TestUnarmedHostIsNotChanged(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	tx := direct(t, m, 1)
+	ctx := bounded(t, time.Minute)
+	m.must(t, `mkdir /etc/rig; echo old >/etc/rig/same; mount --bind /bin/false /usr/bin/systemd-run`)
+	was := m.mustPicture(t)
+	entries := []apply.Install{install("/etc/rig/same", tree.Regular, 0o644, "new\n", "")}
+	if err := tx.Stage(ctx, entries, nil, apply.Recorded{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Install(ctx, time.Minute); err == nil {
+		t.Error("installed")
+	}
+	if wrong := m.mustPicture(t).between(was, was); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
+	m.must(t, `umount /usr/bin/systemd-run`)
+	if err := errors.Join(tx.Install(ctx, time.Minute), tx.Rollback(ctx)); err != nil {
 		t.Error(err)
 	}
 }

@@ -253,10 +253,12 @@ func TestHalfOpenOperator(t *testing.T) {
 
 	s.silent.Store(false)
 	for what, step := range map[string]func() error{
-		"stage":    func() error { return old.Stage(ctx, entries, nil, apply.Recorded{}) },
-		"arm":      func() error { return old.Arm(ctx, time.Minute) },
-		"install":  func() error { return old.Install(ctx) },
-		"act":      func() error { _, err := old.Act(ctx, apply.UnitAction{Unit: webUnit, Do: apply.Start}); return err },
+		"stage":   func() error { return old.Stage(ctx, entries, nil, apply.Recorded{}) },
+		"install": func() error { return old.Install(ctx, time.Minute) },
+		"act": func() error {
+			_, err := old.Act(ctx, time.Minute, apply.UnitAction{Unit: webUnit, Do: apply.Start})
+			return err
+		},
 		"commit":   func() error { return old.Commit(ctx) },
 		"rollback": func() error { return old.Rollback(ctx) },
 		"recover":  func() error { return old.Recover(ctx) },

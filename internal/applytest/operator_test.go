@@ -288,7 +288,9 @@ var commandNames = []struct {
 	begins string
 	name   func(args []string) string
 }{
-	{"# One transaction on one host.", func(a []string) string { return strings.Join(append([]string{a[0]}, a[4:]...), " ") }},
+	{"# One transaction on one host.", func(a []string) string { // the time is the test's
+		return strings.Join(append([]string{a[0]}, a[min(5, len(a)):]...), " ")
+	}},
 	{"# Says what a host is,", func([]string) string { return "observe" }},
 	{"# Holds a host", func([]string) string { return "hold" }},
 	{"# Brings one file", func(a []string) string { return "blob " + a[1][:strings.LastIndex(path.Dir(a[1]), "-")] }},
@@ -303,11 +305,7 @@ var commandNames = []struct {
 func commandName(c apply.Command) string {
 	for _, row := range commandNames {
 		if strings.HasPrefix(c.Script, row.begins) {
-			name := row.name(c.Args)
-			if strings.HasPrefix(name, "arm ") {
-				name = "arm" // the time is the test's
-			}
-			return name
+			return row.name(c.Args)
 		}
 	}
 	return fmt.Sprintf("a script that the rig does not know: %.60q", c.Script)

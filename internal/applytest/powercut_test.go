@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kthwc/kthwc/internal/powercut"
 	"github.com/kthwc/kthwc/pkg/apply"
@@ -78,7 +79,7 @@ func TestPowerCutAnywhere(t *testing.T) {
 	for _, wrong := range o.wrong {
 		t.Error(wrong)
 	}
-	if o.cuts < 120 || len(o.seen) < 30 {
+	if o.cuts < 90 || len(o.seen) < 30 {
 		t.Errorf("the power was cut %d times only, and left %d different disks", o.cuts, len(o.seen))
 	}
 	t.Logf("%d cuts left %d different disks", o.cuts, len(o.seen))
@@ -115,10 +116,10 @@ func (o *outage) run() {
 
 	ctx, second := o.Context(), &apply.Transaction{Root: host, Generation: 2}
 	o.step("stage", host, second, func() error { return second.Stage(ctx, after, nil, record(2)) }, o.was)
-	o.step("install", host, second, func() error { return second.Install(ctx) }, nil)
+	o.step("install", host, second, func() error { return second.Install(ctx, time.Minute) }, nil)
 	o.step("commit", host, second, func() error { return second.Commit(ctx) }, o.is)
 	third := &apply.Transaction{Root: host, Generation: 3, Conn: shell{}}
-	if err := errors.Join(third.Stage(ctx, before, nil, record(3)), third.Install(ctx)); err != nil {
+	if err := errors.Join(third.Stage(ctx, before, nil, record(3)), third.Install(ctx, time.Minute)); err != nil {
 		o.Fatal(err)
 	}
 	o.step("rollback", host, third, func() error { return third.Rollback(ctx) }, o.is)
@@ -132,7 +133,7 @@ func record(generation int) apply.Recorded {
 func (o *outage) apply(host string, generation int, entries []apply.Install) {
 	o.Helper()
 	tx, ctx := &apply.Transaction{Root: host, Generation: generation, Conn: shell{}}, o.Context()
-	if err := errors.Join(tx.Stage(ctx, entries, nil, record(generation)), tx.Install(ctx), tx.Commit(ctx)); err != nil {
+	if err := errors.Join(tx.Stage(ctx, entries, nil, record(generation)), tx.Install(ctx, time.Minute), tx.Commit(ctx)); err != nil {
 		o.Fatal(err)
 	}
 }
@@ -273,7 +274,7 @@ func TestTinyDisks(t *testing.T) {
 		tx := &apply.Transaction{Root: host, Generation: 2, Conn: shell{}}
 		err := tx.Stage(t.Context(), after, nil, record(2))
 		if err == nil {
-			err = tx.Install(t.Context())
+			err = tx.Install(t.Context(), time.Minute)
 		}
 		if err == nil || !full(err) {
 			t.Errorf("%s: %v", name, err)
@@ -285,7 +286,7 @@ func TestTinyDisks(t *testing.T) {
 			t.Errorf("%s: %q", name, wrong)
 		}
 		fitting := &apply.Transaction{Root: host, Generation: 3, Conn: shell{}}
-		if err := errors.Join(fitting.Stage(t.Context(), before, nil, record(3)), fitting.Install(t.Context()), fitting.Commit(t.Context())); err != nil {
+		if err := errors.Join(fitting.Stage(t.Context(), before, nil, record(3)), fitting.Install(t.Context(), time.Minute), fitting.Commit(t.Context())); err != nil {
 			t.Errorf("%s: what fits is not applied then: %v", name, err)
 		}
 	}

@@ -148,12 +148,8 @@ func (b *batch) named(node string, err error) error {
 // change installs the files and works through the units.
 func (b *batch) change(ctx context.Context) error {
 	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
-		tx := b.transaction(node)
 		end := b.doing(node, "install")
-		err := tx.Arm(ctx, b.Run.Gate+b.Guard)
-		if err == nil { // what nobody undoes is not begun
-			err = tx.Install(ctx)
-		}
+		err := b.transaction(node).Install(ctx, b.Run.Gate+b.Guard)
 		if err == nil && b.Plan.Host(node).does(containerdUnit) == "" { // it runs, and lost an image
 			err = b.images(ctx, node)
 		}
@@ -183,11 +179,7 @@ func (b *batch) step(ctx context.Context, s *Step) error {
 }
 
 func (b *batch) unit(ctx context.Context, node string, s *Step) error {
-	tx := b.transaction(node)
-	if err := tx.Arm(ctx, b.Run.Gate+b.Guard); err != nil {
-		return err
-	}
-	before, err := tx.Act(ctx, UnitAction{Unit: s.Unit, Do: s.Do})
+	before, err := b.transaction(node).Act(ctx, b.Run.Gate+b.Guard, UnitAction{Unit: s.Unit, Do: s.Do})
 	if err != nil || s.Do == Enable {
 		return err
 	}

@@ -9,7 +9,7 @@ umask 077
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
 base=$1/var/lib/kthwc
-mkdir -p "$base" || exit 1
+[ -d "$base" ] || mkdir -p "$base" || exit 1
 exec 8>>"$base/held"
 if ! flock -n 8; then
 	for _ in 1 2 3 4 5 6 7 8 9 10; do # who has it just now writes his name next
@@ -21,9 +21,11 @@ if ! flock -n 8; then
 	exit 75
 fi
 printf '%s\n%s\n' "$$" "$2" >"$base/.owner" && mv -T -- "$base/.owner" "$base/owner" || exit 1
-rm -f -- "$base/alive"
+[ ! -e "$base/alive" ] || rm -f -- "$base/alive"
 trap 'printf "asked\n"' USR1
-printf 'held %s\n' "$(cat "$base/epoch" 2>/dev/null || echo 0)"
+epoch=0
+if [ -f "$base/epoch" ]; then read -r epoch <"$base/epoch"; fi
+printf 'held %s\n' "${epoch:-0}"
 # A read that a signal interrupts looks like the end of input in some shells, so
 # another process reads, and this one waits for it.
 exec 3<&0

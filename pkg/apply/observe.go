@@ -411,11 +411,16 @@ func users(s *State, text []byte, _ Query) error {
 	return nil
 }
 
-// ports reads the local addresses of /proc/net/tcp: hexadecimal, port last.
+// ports reads local addresses, port last: the fourth field of what ss(8) prints, or
+// a line of /proc/net/tcp (proc(5)), where it is hexadecimal.
 func ports(s *State, text []byte, _ Query) error {
 	for line := range strings.Lines(string(text)) {
-		_, port, _ := strings.Cut(strings.TrimSpace(line), ":")
-		n, err := strconv.ParseUint(port, 16, 16)
+		fields, base := strings.Fields(line), 16
+		if len(fields) > 3 {
+			fields, base = fields[3:4], 10
+		}
+		address := strings.Join(fields, " ")
+		n, err := strconv.ParseUint(address[strings.LastIndexByte(address, ':')+1:], base, 16)
 		if err != nil {
 			return fmt.Errorf("%q is no address of a listener", strings.TrimSpace(line))
 		}

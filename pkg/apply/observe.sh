@@ -136,7 +136,8 @@ if [ -f "$base/owner" ] && ! flock -n -- "$base/held" true; then
 	{ IFS= read -r line && IFS= read -r line; } <"$base/owner" && printf 'owner\t%s\n' "$line"
 fi
 section ports
-awk 'FNR > 1 && $4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
+# Those files have every connection, and take long to read.
+ss -Hltn 2>/dev/null || awk 'FNR > 1 && $4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
 section confirmed
 cat "$base/confirmed" 2>/dev/null
 section end

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	_ "embed"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,22 +75,23 @@ func (t *Transaction) Stage(ctx context.Context, entries []Install, units []Unit
 	return err
 }
 
-// Arm has the host undo the generation by itself after a time, and at its next
-// boot, unless it is committed by then. Again, the time begins anew.
-func (t *Transaction) Arm(ctx context.Context, after time.Duration) error {
-	return t.step(ctx, "arm", strconv.Itoa(int(after.Seconds())))
-}
-
 // Install puts every entry in its place. Nothing is read half-written: each
-// path is what it was or what it shall be.
-func (t *Transaction) Install(ctx context.Context) error { return t.step(ctx, "install") }
+// path is what it was or what it shall be. Before, the host makes sure that it undoes
+// the generation by itself after a time, and at its next boot, unless it is committed
+// by then; a host that cannot is not changed.
+func (t *Transaction) Install(ctx context.Context, undoAfter time.Duration) error {
+	return t.step(ctx, "install", seconds(undoAfter))
+}
 
 // Act starts, restarts or enables a unit of the generation, and does not wait for
-// it. It gives the invocation that the unit had before; "" for none.
-func (t *Transaction) Act(ctx context.Context, u UnitAction) (invocation string, err error) {
-	r, err := t.run(ctx, nil, "act", u.Do, u.Unit)
+// it; the time after which the host undoes the generation begins anew. It gives the
+// invocation that the unit had before; "" for none.
+func (t *Transaction) Act(ctx context.Context, undoAfter time.Duration, u UnitAction) (invocation string, err error) {
+	r, err := t.run(ctx, nil, "act", seconds(undoAfter), u.Do, u.Unit)
 	return strings.TrimSpace(string(r.Stdout)), err
 }
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
 // Commit makes the generation what the host shall be from now on.
 func (t *Transaction) Commit(ctx context.Context) error { return t.step(ctx, "commit") }
@@ -177,10 +177,10 @@ func (t *Transaction) Blob(ctx context.Context, path, digest string, mode uint32
 // that undoes it, and the contents by directory and name.
 func archiveOf(entries []Install, units []UnitAction, record []byte) ([]byte, error) {
 	entries = withParents(entries)
-	var list, acts, out bytes.Buffer
+	var list, sums, acts, out bytes.Buffer
 	w := tar.NewWriter(&out)
-	put := func(name string, content []byte) error {
-		err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(content))})
+	put := func(name string, mode uint32, content []byte) error {
+		err := w.WriteHeader(&tar.Header{Name: name, Mode: int64(mode), Size: int64(len(content))})
 		if err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func archiveOf(entries []Install, units []UnitAction, record []byte) ([]byte, er
 	var err error
 	slots := map[string]int{} // by directory
 	for i, e := range entries {
-		sum, slot := "-", "-"
+		slot := "-"
 		if turns[e.Kind] == turnContents {
 			in := path.Dir(e.Path)
 			if _, known := slots[in]; !known {
@@ -198,25 +198,31 @@ func archiveOf(entries []Install, units []UnitAction, record []byte) ([]byte, er
 			}
 			slot = strconv.Itoa(slots[in])
 		}
-		name := "content/" + slot + "/" + path.Base(e.Path)
+		name := slot + "/" + path.Base(e.Path)
 		switch e.Kind {
 		case tree.Regular:
-			digest := sha256.Sum256(e.Content)
-			sum = hex.EncodeToString(digest[:])
-			err = errors.Join(err, put(name, e.Content))
+			fmt.Fprintf(&sums, "%x  %s\n", sha256.Sum256(e.Content), name)
+			err = errors.Join(err, put("content/"+name, e.Mode, e.Content))
 		case tree.Symlink:
-			err = errors.Join(err, w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: e.Target, Mode: 0o777}))
+			err = errors.Join(err, w.WriteHeader(&tar.Header{Name: "content/" + name, Typeflag: tar.TypeSymlink, Linkname: e.Target, Mode: 0o777}))
 		}
 		if strings.ContainsAny(e.Path+e.Target, "\t\n") {
 			return nil, fmt.Errorf("%q cannot be installed", e.Path)
 		}
-		fmt.Fprintf(&list, "%d\t%s\t%s\t%04o\t%s\t%s\t%s\t%s\t%s\n", i, slot, e.Kind, e.Mode, orRoot(e.Owner), orRoot(e.Group), sum, e.Path, e.Target)
+		fmt.Fprintf(&list, "%d\t%s\t%s\t%04o\t%s\t%s\t%s\t%s\n", i, slot, e.Kind, e.Mode, orRoot(e.Owner), orRoot(e.Group), e.Path, e.Target)
 	}
 	for _, u := range units {
 		fmt.Fprintf(&acts, "%s\t%s\n", u.Do, u.Unit)
 	}
-	err = errors.Join(err, put("entries", list.Bytes()), put("units", acts.Bytes()), put("record", record), put("script", []byte(transactionScript)), put("end", nil), w.Close())
-	return out.Bytes(), err
+	for _, f := range []struct {
+		name    string
+		content []byte
+	}{
+		{"entries", list.Bytes()}, {"sums", sums.Bytes()}, {"units", acts.Bytes()}, {"record", record}, {"script", []byte(transactionScript)}, {"end", nil},
+	} {
+		err = errors.Join(err, put(f.name, 0o600, f.content))
+	}
+	return out.Bytes(), errors.Join(err, w.Close())
 }
 
 func orRoot(name string) string {

@@ -2,15 +2,16 @@
 # taken for / (empty on real hosts), a generation, the epoch of whoever holds
 # the host ("-" for what the host does by itself), and what the step needs.
 #
-#   stage N     standard input is a tar of the generation: "entries" and "units",
-#               two lists, "content/SLOT/NAME" for files and links, "record";
-#               nothing outside the generation's directory is touched
-#   arm N T     from now on a timer undoes the generation after T seconds, and a
-#               unit at boot, unless it is committed; again: T seconds from now
-#   install N   save what is there, stop what shall go, put every entry in its
-#               place, and let systemd read its files again
-#   act N VERB UNIT  start, restart or enable one unit, and do not wait for it;
-#               prints the invocation that it had before
+#   stage N     standard input is a tar of the generation: "entries", "sums" and
+#               "units", three lists, "content/SLOT/NAME" for files and links,
+#               "record" and "script"; nothing outside the generation's directory
+#               is touched
+#   install N T from now on a timer undoes the generation after T seconds, and a
+#               unit at boot, unless it is committed; then save what is there, stop
+#               what shall go, put every entry in its place, and let systemd read
+#               its files again
+#   act N T VERB UNIT  the T seconds begin anew; start, restart or enable one unit,
+#               and do not wait for it; prints the invocation that it had before
 #   commit N    the generation is what this host shall be from now on
 #   rollback N  put back what install saved, units included; safe to repeat
 #   revert N    the same with the generation that was committed last; prints how
@@ -23,20 +24,24 @@
 # step. A path is at any moment what it was or what it shall be. "entries" has
 # one line per path with tabs: index, slot (a number for each directory that gets
 # files or links, or -), kind (file, dir, symlink, absent, or parent: a directory
-# that is made only if it is missing), mode, owner, group, SHA-256 or -, path, and a
-# link's target. Directories come first, parents before what is in them, then files
-# and links, those of a directory together, then what shall go. "units" has what is
-# done to each unit, a tab, and its name.
+# that is made only if it is missing), mode, owner, group, path, and a link's target.
+# Directories come first, parents before what is in them, then files and links,
+# those of a directory together, then what shall go. "sums" is for sha256sum.
+# "units" has what is done to each unit, a tab, and its name.
 #
 # Starting a program costs more than most of what it then does: so each is started
-# for as many paths as possible, and what the shell can do by itself it does.
-set -eu
+# for as many paths as possible, and what the shell can do by itself it does. A shell
+# reads files byte by byte, so lists are read once and kept in variables, one item a
+# line; nothing in them is a pattern.
+set -euf
 umask 077
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
 do=$1 root=$2 n=${3:-} epoch=${4:--}
+case $root in '' | /*) ;; *) root=$(cd -- "$root" && pwd -P) ;; esac
 base=$root/var/lib/kthwc
-tab=$(printf '\t')
+tab='	' newline='
+' ifs=$IFS
 timer=kthwc-guard
 
 if ! [ -d "$base/gen" ] || ! [ -d "$base/journal" ]; then mkdir -p "$base/gen" "$base/journal"; fi
@@ -63,35 +68,41 @@ ctl() { [ -n "$root" ] || systemctl --quiet "$@"; }
 # enable_unit has systemd read all of its files again, which is not for nothing.
 enable_unit() { [ -n "$root" ] || [ "$(systemctl is-enabled "$1" 2>/dev/null)" = enabled ] || ctl enable "$1"; }
 
-# note GENERATION WORD: progress, in one step.
+# write FILE TEXT: by cat where that fails, which says why, unlike a shell.
+write() { printf '%s\n' "$2" 2>/dev/null >"$1" || printf '%s\n' "$2" | cat >"$1"; }
+
+# note GENERATION WORD PATH...: progress, in one step, when the paths are on the disk.
 note() {
-	echo "$2" | cat >"$base/journal/.$1" # which says why it cannot, unlike a shell
-	sync -- "$base/journal/.$1"
-	mv -T -- "$base/journal/.$1" "$base/journal/$1"
+	mark "$@"
 	sync -- "$base/journal"
 }
 
 # mark is note where a power cut may leave the word before: nothing hangs on which.
 # It may not leave an empty file, which says that nothing was begun.
 mark() {
-	echo "$2" | cat >"$base/journal/.$1"
-	sync -- "$base/journal/.$1"
-	mv -T -- "$base/journal/.$1" "$base/journal/$1"
+	noted=$base/journal/$1 ready=$base/journal/.$1
+	write "$ready" "$2"
+	shift 2
+	sync -- "$ready" "$@"
+	mv -T -- "$ready" "$noted"
 }
 
 # progress GENERATION: sets word.
 progress() { first "$base/journal/$1" none; }
 
-# all COMMAND: runs it, which is words, with the paths that standard input has, one a
-# line, as many at once as surely fit on a command line; not at all if there are none.
+# all LIST COMMAND...: runs it with the paths of a list, as many at once as surely
+# fit on a command line; not at all if there are none.
 all() {
-	todo=$1
-	while :; do
-		set --
-		while [ $# -lt 200 ] && IFS= read -r line; do set -- "$@" "$line"; done
-		[ $# -gt 0 ] || return 0
-		$todo "$@"
+	list=$1 some='' count=0 IFS=$newline
+	shift
+	for item in $list; do
+		some=$some$item$newline count=$((count + 1))
+		# shellcheck disable=SC2086 # they are paths
+		if [ "$count" -ge 200 ]; then "$@" $some; some='' count=0; fi
 	done
+	# shellcheck disable=SC2086 # they are paths
+	[ -z "$some" ] || "$@" $some
+	IFS=$ifs
 }
 
 # settle PATH: what was done to a name in its directory is on the disk.
@@ -100,62 +111,67 @@ settle() {
 	sync -- "${above:-/}"
 }
 
-# each FUNCTION FILE: call it with the fields of every line.
+# each FUNCTION: call it with the fields of every line of entries.
 each() {
-	# shellcheck disable=SC2034 # the functions use them
-	while IFS=$tab read -r index slot kind mode owner group sum path target; do
-		"$1"
-	done <"$2"
+	call=$1 IFS=$newline
+	for line in $entries; do
+		IFS=$tab
+		# shellcheck disable=SC2086 # they are fields
+		set -- $line
+		# shellcheck disable=SC2034 # the functions use them
+		index=$1 slot=$2 kind=$3 mode=$4 owner=$5 group=$6 path=$7 target=${8-}
+		at=$root$path in=${path%/*} name=${path##*/}
+		IFS=$ifs
+		"$call"
+	done
+	IFS=$ifs
 }
 
 # verify makes sure that contents are what they shall be, and names one that is not.
 verify() {
-	if (cd "$dir" && each sums entries | sha256sum -c --status --strict 2>/dev/null); then return 0; fi
-	each whole "$dir/entries"
+	[ -s "$dir/sums" ] || return 0
+	cd "$dir/content"
+	if sha256sum -c --status --strict "$dir/sums" 2>/dev/null; then return 0; fi
+	each whole
+	echo "the generation did not arrive whole" >&2
+	exit 65
 }
-
-sums() { [ "$kind" != file ] || printf '%s  content/%s/%s\n' "$sum" "$slot" "${path##*/}"; }
 
 whole() {
 	[ "$kind" = file ] || return 0
-	[ "$(sha256sum <"$dir/content/$slot/${path##*/}")" = "$sum  -" ] || { echo "$path did not arrive whole" >&2; exit 65; }
+	sum=$(sha256sum <"$slot/$name") # and a dash
+	grep -qxF -e "${sum%-}$slot/$name" "$dir/sums" || { echo "$path did not arrive whole" >&2; exit 65; }
 }
 
 stage() {
 	progress "$n"
 	[ "$word" = none ] || { echo "generation $n exists already" >&2; exit 65; }
 	dir=$base/gen/$n.new
+	set +f
 	rm -rf -- "$base"/gen/*.new "$base/gen/$n"
+	set -f
 	trap 'rm -rf -- "$dir"' EXIT # a disk that was too small is as full as before
 	mkdir "$dir"
-	said=$(tar -x -C "$dir" --no-same-owner --no-same-permissions 2>&1) || { printf '%s\n' "$said" | grep -v 'Exiting with failure' | tail -n 1 >&2; exit 65; }
+	said=$(tar -x -C "$dir" --no-same-owner --same-permissions 2>&1) || { printf '%s\n' "$said" | grep -v 'Exiting with failure' | tail -n 1 >&2; exit 65; }
 	[ -f "$dir/end" ] || { echo "the generation did not arrive whole" >&2; exit 65; }
-	verify
-	# What undoes the generation must be on the disk, not what it brings: after a
-	# power cut nobody goes on with it.
-	sync -- "$dir/entries" "$dir/units" "$dir/record" "$dir/script" "$dir"
+	# Contents are on the disk before they are in their places.
+	find "$dir" -type f -exec sync -- "$dir" {} +
 	mv -T -- "$dir" "$base/gen/$n"
 	trap - EXIT
-	sync -- "$base/gen"
-	mark "$n" staged
+	mark "$n" staged "$base/gen"
 }
 
 # sound refuses to write through what others may exchange: what is above a path
 # must be directories of root's, or links of root's to such; a directory of ours
 # is no link at all.
 sound() {
-	mounts=$(echo; cut -d ' ' -f 5 /proc/self/mountinfo; echo .)
-	each plain "$dir/entries"
-	unsafe=$(cd "${root:-/}" && { each parents "$dir/entries" | all shared; each linked "$dir/entries" | all foreign; })
+	above='' links=''
+	each plain
+	unsafe=$(all "$above" shared && all "$links" foreign)
 	[ -n "$unsafe" ] || return 0
-	printf "%s is not root's alone: nothing is written below it\n" "${unsafe#.}" | head -n 1 >&2
+	printf "%s is not root's alone: nothing is written below it\n" "${unsafe#"$root"}" | head -n 1 >&2
 	exit 65
 }
-
-# parents are the directories that are there already.
-parents() { if [ "$kind" = parent ] && [ -d ".$path" ]; then printf '.%s\n' "$path"; fi; }
-
-linked() { if [ "$kind" = parent ] && [ -L ".$path" ]; then printf '.%s\n' "$path"; fi; }
 
 # shared prints directories that others than root may change, foreign links that
 # others have made.
@@ -164,41 +180,35 @@ foreign() { find "$@" -maxdepth 0 ! -uid 0; }
 
 # plain says of one path whether it can be replaced, or written below.
 plain() {
-	at=$root$path
 	[ -e "$at" ] || [ -L "$at" ] || return 0
 	case $kind in
 	parent | dir) ;;
 	*)
 		if [ ! -L "$at" ] && [ ! -f "$at" ] && [ ! -d "$at" ]; then echo "$path is no file, link or directory: nobody else knows what it is for" >&2; exit 65; fi
-		case "$mounts" in *"
-$at
-"*) echo "$path is a mount: it cannot be replaced" >&2; exit 65 ;; esac
+		case $newline$mounts$newline in *"$newline$at$newline"*) echo "$path is a mount: it cannot be replaced" >&2; exit 65 ;; esac
 		return 0
 		;;
 	esac
 	if [ "$kind" = dir ] && [ -L "$at" ]; then echo "$path is a link, and shall be a directory" >&2; exit 65; fi
 	[ -d "$at" ] || { echo "$path is no directory" >&2; exit 65; }
+	[ "$kind" = parent ] || return 0
+	above=$above$at$newline
+	[ ! -L "$at" ] || links=$links$at$newline
 }
 
 # save keeps what is at a path: nothing, or a copy with its owner and mode. Of a
 # parent it is enough to know that it is there.
 save() {
-	at=$root$path
 	[ -e "$at" ] || [ -L "$at" ] || return 0
 	if [ "$kind" = parent ]; then
-		: >"$saved/$index.there"
+		there="$there $index "
 	elif [ -d "$at" ] && [ ! -L "$at" ]; then
 		stat -c "%a$tab%U$tab%G" -- "$at" >"$saved/$index.dir"
+		kept=$kept$saved/$index.dir$newline
 	else
 		cp -a -T -- "$at" "$saved/$index"
+		[ -L "$at" ] || kept=$kept$saved/$index$newline
 	fi
-}
-
-# kept are the files that save has made.
-kept() {
-	for file in "$saved/$index" "$saved/$index.dir"; do
-		if [ -e "$file" ] && [ ! -L "$file" ]; then printf '%s\n' "$file"; fi
-	done
 }
 
 # place FILE AT: replace a path by a file in one step.
@@ -208,171 +218,160 @@ place() {
 	settle "$2"
 }
 
-# put makes every path what it shall be: directories first; then contents come
-# beside their places and to the disk; then each path is replaced in one step; then
-# the directories are on the disk, too. Paths are relative to / here.
+# put makes every path what it shall be: directories first, then each path is
+# replaced in one step; then the directories are on the disk, too.
 put() {
-	cd "${root:-/}"
-	missing='' owners='' modes=''
-	each arrange "$dir/entries"
-	printf %s "$missing" | all "mkdir -m 0755 --"
-	each clear "$dir/entries"
-	each besides "$dir/entries" | all "mkdir --"
-	together bring
-	for access in $owners; do each owned "$dir/entries" | all "chown -- $access"; done
-	for access in $modes; do each moded "$dir/entries" | all "chmod -- $access"; done
-	each contents "$dir/entries" | all "sync --"
-	together move
-	each besides "$dir/entries" | all "rmdir --"
-	each gone "$dir/entries" | all "rm -f --"
-	{
-		printf %s "$missing"
-		each touched "$dir/entries"
-	} | all "sync --"
+	missing='' accesses='' touched='' gone=''
+	each arrange
+	all "$missing" mkdir -m 0755 --
+	for access in $accesses; do
+		alike=''
+		each compare
+		case $access in
+		dir:*) all "$alike" command install -d -m "$bits" -o "${of%:*}" -g "${of#*:}" -- ;;
+		file:*) all "$alike" chown -- "$of" ;;
+		esac
+	done
+	gather bring
+	gather move
+	all "$gone" rm -f --
+	all "$touched" sync --
 }
 
-# arrange finds which directories are missing, and which owners and modes there are.
+# arrange finds what there is to do: which directories are made, who gets what (root
+# has all contents that came), what goes, and the directories in which that is.
 arrange() {
 	case $kind in
-	parent) [ -d ".$path" ] || missing="$missing.$path
-" ;;
-	dir | file)
-		if [ "$kind" = dir ] && [ ! -d ".$path" ]; then missing="$missing.$path
-"; fi
-		case " $owners" in *" $owner:$group "*) ;; *) owners="$owners$owner:$group " ;; esac
-		case " $modes" in *" $mode "*) ;; *) modes="$modes$mode " ;; esac
-		;;
-	esac
-}
-
-# waiting sets in to the directory of a path, and temp to where contents wait to be
-# moved into it: a directory of the same file system, that only root looks into.
-waiting() { in=.${path%/*} temp=.${path%/*}/.kthwc-$n; }
-
-# ours prints what has an owner and a mode: a directory, or a file that waits.
-ours() {
-	waiting
-	case $kind in
-	dir) printf '.%s\n' "$path" ;;
-	file) printf '%s\n' "$temp/${path##*/}" ;;
-	esac
-}
-
-owned() { [ "$owner:$group" != "$access" ] || ours; }
-moded() { [ "$mode" != "$access" ] || ours; }
-contents() { [ "$kind" != file ] || ours; }
-gone() { if [ "$kind" = absent ] && { [ -e ".$path" ] || [ -L ".$path" ]; }; then printf '.%s\n' "$path"; fi; }
-
-# touched are the directories in which something has changed, those of a directory
-# that was made among them.
-touched() {
-	waiting
-	case $kind in
-	dir) printf '.%s\n%s\n' "$path" "$in" ;;
-	parent) case "
-$missing" in *"
-.$path
-"*) printf '%s\n' "$in" ;; esac ;;
-	absent) [ ! -d "$in" ] || printf '%s\n' "$in" ;;
-	*)
-		[ "$in" = "${before-}" ] || printf '%s\n' "$in"
-		before=$in
-		;;
-	esac
-}
-
-# together FUNCTION: calls it for each directory that gets files or links, with
-# their names in the generation.
-together() {
-	last=
-	todo=$1
-	set --
-	while IFS=$tab read -r _ slot kind _ _ _ _ path _; do
-		case $kind in file | symlink) ;; *) continue ;; esac
-		waiting
-		if [ "$in" != "$last" ]; then
-			[ $# = 0 ] || "$todo" "$last" "$@"
-			set --
-			last=$in
+	dir | parent)
+		if [ ! -d "$at" ]; then
+			missing=$missing$at$newline
+			touches "$root$in/"
 		fi
-		set -- "$@" "$dir/content/$slot/${path##*/}"
-	done <"$dir/entries"
-	[ $# = 0 ] || "$todo" "$last" "$@"
+		[ "$kind" = parent ] || touches "$at/"
+		;;
+	absent)
+		if [ -e "$at" ] || [ -L "$at" ]; then
+			gone=$gone$at$newline
+			touches "$root$in/"
+		fi
+		;;
+	*) touches "$root$in/" ;;
+	esac
+	case $kind:$owner:$group:$accesses in
+	parent:* | absent:* | symlink:* | file:root:root:* | *" $kind:$mode:$owner:$group "*) ;;
+	*) accesses="$accesses $kind:$mode:$owner:$group " ;;
+	esac
 }
 
-# bring copies contents to where they wait.
+touches() {
+	case $newline$touched in *"$newline$1$newline"*) ;; *) touched=$touched$1$newline ;; esac
+}
+
+# compare collects those that have the same owner and mode.
+compare() {
+	[ "$kind:$mode:$owner:$group" = "$access" ] || return 0
+	bits=$mode of=$owner:$group
+	case $kind in
+	dir) alike=$alike$at$newline ;;
+	file) [ ! -e "$dir/content/$slot/$name" ] || alike=$alike$dir/content/$slot/$name$newline ;;
+	esac
+}
+
+# gather FUNCTION: calls it for each directory that gets files or links: to is the
+# directory, place is where its contents are in the generation, names has their names.
+gather() {
+	then=$1 to='' names=''
+	each gathered
+	[ -z "$names" ] || "$then"
+	cd /
+}
+
+gathered() {
+	case $kind in file | symlink) ;; *) return 0 ;; esac
+	if [ "$root$in/" != "$to" ]; then
+		[ -z "$names" ] || "$then"
+		to=$root$in/ place=$dir/content/$slot names=''
+	fi
+	names=$names$name$newline
+}
+
+# near says whether a directory and the generation are in the same mount: what is in
+# the one can be renamed into the other then.
+near() {
+	case $mounts in *\\*) return 1 ;; esac # the name of a mount has spaces, or worse
+	mount_of "$base/gen"
+	home=$mount
+	mount_of "$to"
+	[ "$mount" = "$home" ]
+}
+
+# mount_of DIRECTORY: sets mount.
+mount_of() {
+	cd -P -- "$1"
+	mount=/ IFS=$newline
+	for point in $mounts; do
+		case $PWD/ in "$point"/*) [ ${#point} -le ${#mount} ] || mount=$point ;; esac
+	done
+	IFS=$ifs
+}
+
+# bring copies contents that are not near to where they wait: a directory beside their
+# places, that only root looks into.
 bring() {
-	beside=$1/.kthwc-$n
-	shift
-	cp -d -t "$beside" -- "$@"
+	near && return 0
+	[ -d "$to.kthwc-$n" ] || mkdir -- "$to.kthwc-$n"
+	cd "$place"
+	all "$names" cp -d --preserve=mode,ownership -t "$to.kthwc-$n" --
+	find "$to.kthwc-$n" -type f -exec sync -- {} +
 }
 
 # move replaces paths by what waits, each in one step.
 move() {
-	to=$1
-	shift
-	for content; do
-		set -- "$@" "$to/.kthwc-$n/${content##*/}"
-		shift
+	if near; then cd "$place"; else cd "$to.kthwc-$n"; fi
+	wait='' IFS=$newline
+	for one in $names; do
+		if [ -e "$one" ] || [ -L "$one" ]; then wait=$wait$one$newline; fi # and was not moved before
 	done
-	mv -f -t "$to" -- "$@"
+	all "$wait" mv -f -t "$to" --
+	[ ! -d "$to.kthwc-$n" ] || rmdir -- "$to.kthwc-$n"
 }
 
-# besides are the directories where contents wait.
-besides() {
-	waiting
-	case $kind in file | symlink) ;; *) return 0 ;; esac
-	[ "$in" = "${before-}" ] || printf '%s
-' "$temp"
-	before=$in
-}
-
-# arm makes sure that what follows is undone without us: a program of its own
-# on the host, a unit that runs it at the next boot, and a timer.
+# arm makes sure that what follows is undone without us: a program of its own on the
+# host, a unit that runs it at the next boot, and a timer. Note has it on the disk.
 arm() {
-	progress "$n"
-	case $word in
-	staged | installing | installed) ;;
-	*)
-		echo "generation $n is $word" >&2
-		exit 65
-		;;
-	esac
-	if ! cmp -s "$base/gen/$n/script" "$base/recover"; then
-		cp -T -- "$base/gen/$n/script" "$base/.recover"
-		place "$base/.recover" "$base/recover"
-	fi
+	new=$base/gen/$n/script
+	if [ -f "$new" ] && ! cmp -s "$new" "$base/recover"; then mv -T -- "$new" "$base/recover"; fi
 	[ -z "$root" ] || return 0
 	# Only the boot reads the unit and the link to it: systemd need not know now.
-	units=/etc/systemd/system
 	unit=$units/kthwc-recover.service
-	if ! boot_unit | cmp -s - "$unit"; then
-		boot_unit >"$unit.kthwc"
+	if [ "$(cat -- "$unit" 2>/dev/null)" != "$boot_unit" ]; then
+		write "$unit.kthwc" "$boot_unit"
 		chmod 0644 -- "$unit.kthwc"
 		place "$unit.kthwc" "$unit"
 	fi
-	if ! [ -L $units/sysinit.target.wants/kthwc-recover.service ]; then
+	if ! [ -L "$units/sysinit.target.wants/kthwc-recover.service" ]; then
 		ctl --no-reload enable kthwc-recover.service
-		sync -- $units/sysinit.target.wants $units
+		sync -- "$units/sysinit.target.wants" "$units"
 	fi
-	if ctl is-active $timer.timer; then
-		ctl restart $timer.timer
-		return 0
-	fi
-	set -- systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"
-	"$@" 2>/dev/null && return 0
-	ctl reset-failed $timer.service 2>/dev/null || true # of an earlier one
-	"$@"
+	if begin_timer "$1" 2>/dev/null; then return 0; fi
+	# There is one still, which undoes an earlier generation.
+	ctl stop $timer.timer 2>/dev/null || true
+	ctl reset-failed $timer.service 2>/dev/null || true
+	begin_timer "$1"
 }
+
+begin_timer() { systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"; }
+
+# arm_again SECONDS: they begin anew.
+arm_again() { ctl restart $timer.timer 2>/dev/null || begin_timer "$1"; }
 
 # disarm: a timer that goes off all the same finds nothing to undo.
 disarm() {
 	[ -n "$root" ] || ctl stop $timer.timer 2>/dev/null || true
 }
 
-boot_unit() {
-	cat <<EOF
-[Unit]
+units=/etc/systemd/system
+boot_unit='[Unit]
 Description=Undo what an apply has not confirmed
 DefaultDependencies=no
 Conflicts=shutdown.target
@@ -386,21 +385,18 @@ Type=oneshot
 ExecStart=/bin/sh /var/lib/kthwc/recover boot ""
 
 [Install]
-WantedBy=sysinit.target
-EOF
-}
+WantedBy=sysinit.target'
 
 # keep notes how each unit was before.
 keep() {
 	set --
 	while IFS=$tab read -r _ unit; do set -- "$@" "$unit"; done <"$dir/units"
-	states "$@" | cat >"$saved/units"
+	if [ $# = 0 ]; then printf '' >"$saved/units"; else states "$@" | cat >"$saved/units"; fi
 }
 
 # states prints each unit, whether it is active, and whether it is enabled or
 # cannot be.
 states() {
-	[ $# -gt 0 ] || return 0
 	if [ -n "$root" ]; then
 		printf "%s${tab}active${tab}enabled\n" "$@"
 		return 0
@@ -422,27 +418,11 @@ states() {
 install() {
 	dir=$base/gen/$n saved=$base/gen/$n/saved
 	progress "$n"
-	case $word in
-	staged)
-		verify
-		sound
-		rm -rf "$saved"
-		mkdir "$saved"
-		each save "$dir/entries"
-		each kept "$dir/entries" | all "sync --"
-		keep
-		if [ -f "$base/confirmed" ]; then cp -T -- "$base/confirmed" "$saved/confirmed"; fi
-		sync -- "$saved/units" "$saved"
-		echo "$n" | cat >"$base/unconfirmed"
-		sync -- "$base/unconfirmed" "$base"
-		note "$n" installing
-		;;
-	installing) ;;
-	*)
-		echo "generation $n is $word" >&2
-		exit 65
-		;;
-	esac
+	case $word in staged | installing) ;; *) refuse ;; esac
+	entries=$(cat -- "$dir/entries")
+	mounts=$(cut -d ' ' -f 5 /proc/self/mountinfo)
+	arm "$1"
+	[ "$word" = installing ] || begin
 	while IFS=$tab read -r verb unit; do
 		if [ "$verb" = stop ]; then ctl disable --now "$unit" || ctl stop "$unit"; fi
 	done <"$dir/units"
@@ -451,16 +431,42 @@ install() {
 	mark "$n" installed
 }
 
+# refuse says that this is not the time for a step.
+refuse() {
+	echo "generation $n is $word" >&2
+	exit 65
+}
+
+# begin has on the disk what undoes the generation.
+begin() {
+	verify
+	sound
+	[ ! -e "$saved" ] || rm -rf -- "$saved"
+	mkdir -- "$saved"
+	kept='' there=''
+	each save
+	write "$saved/there" "$there"
+	keep
+	if [ -f "$base/confirmed" ]; then
+		cp -T -- "$base/confirmed" "$saved/confirmed"
+		kept=$kept$saved/confirmed$newline
+	fi
+	all "$kept" sync --
+	write "$base/unconfirmed" "$n"
+	note "$n" installing "$saved/there" "$saved/units" "$saved" "$base/unconfirmed" "$base"
+}
+
 act() {
 	progress "$n"
-	[ "$word" = installed ] || { echo "generation $n is $word" >&2; exit 65; }
+	[ "$word" = installed ] || refuse
 	[ -z "$root" ] || return 0
-	systemctl show -p InvocationID --value "$2"
-	ctl reset-failed "$2" 2>/dev/null || true
-	case $1 in
-	start) enable_unit "$2" && ctl --no-block start "$2" ;;
-	restart) ctl --no-block restart "$2" ;;
-	enable) enable_unit "$2" ;;
+	arm_again "$1"
+	systemctl show -p InvocationID --value "$3"
+	ctl reset-failed "$3" 2>/dev/null || true
+	case $2 in
+	start) enable_unit "$3" && ctl --no-block start "$3" ;;
+	restart) ctl --no-block restart "$3" ;;
+	enable) enable_unit "$3" ;;
 	esac
 }
 
@@ -476,17 +482,17 @@ untouched() {
 
 # clear removes what waits beside a path.
 clear() {
-	at=$root${path%/*}/.kthwc-$n
-	if [ -e "$at" ] || [ -L "$at" ]; then rm -rf -- "$at"; fi
+	beside=$root$in/.kthwc-$n
+	if [ -e "$beside" ] || [ -L "$beside" ]; then rm -rf -- "$beside"; fi
 }
 
 # restore puts back what save kept.
 restore() {
-	at=$root$path
-	temp=${at%/*}/.kthwc-$n-$index
-	rm -f -- "$temp"
-	if [ -f "$saved/$index.there" ]; then
-		return 0
+	temp=$root$in/.kthwc-$n-$index
+	if [ -e "$temp" ] || [ -L "$temp" ]; then rm -f -- "$temp"; fi
+	if [ "$kind" = parent ] || [ "$kind" = dir ] && [ ! -f "$saved/$index.dir" ]; then
+		case $there in *" $index "*) return 0 ;; esac
+		if [ -d "$at" ]; then rmdir --ignore-fail-on-non-empty -- "$at"; fi
 	elif [ -f "$saved/$index.dir" ]; then
 		[ -d "$at" ] || mkdir -- "$at"
 		[ "$(stat -c "%a$tab%U$tab%G" -- "$at")" != "$(cat "$saved/$index.dir")" ] || return 0
@@ -497,8 +503,6 @@ restore() {
 		if untouched; then return 0; fi
 		cp -a -T -- "$saved/$index" "$temp"
 		place "$temp" "$at"
-	elif [ "$kind" = dir ] || [ "$kind" = parent ]; then
-		if [ -d "$at" ]; then rmdir --ignore-fail-on-non-empty -- "$at"; fi
 	elif [ -e "$at" ] || [ -L "$at" ]; then
 		rm -f -- "$at"
 		settle "$at"
@@ -533,10 +537,12 @@ undo() {
 	turn='' again=restart
 	if [ "$do" = boot ]; then turn=--no-block again=start; fi
 	rm -rf -- "$dir/content" # there must be space for what is put back
-	each clear "$dir/entries"
+	entries=$(tac -- "$dir/entries")
+	each clear
 	quieten
-	tac "$dir/entries" >"$dir/reversed"
-	each restore "$dir/reversed"
+	read -r there <"$saved/there"
+	there=" $there "
+	each restore
 	awaken
 }
 
@@ -574,10 +580,7 @@ revert() {
 		note "$n" reverting
 		;;
 	reverting) ;;
-	*)
-		echo "generation $n is $word" >&2
-		exit 65
-		;;
+	*) refuse ;;
 	esac
 	while IFS=$tab read -r unit active enabled; do
 		printf '%s\t%s\t%s\n' "$unit" "$active" "$([ -n "$root" ] || systemctl show -p InvocationID --value "$unit")"
@@ -604,28 +607,34 @@ commit() {
 	progress "$n"
 	case $word in
 	installed)
-		cp -T -- "$base/gen/$n/record" "$base/.confirmed"
-		place "$base/.confirmed" "$base/confirmed"
-		note "$n" committed
+		# It may have come so far before.
+		if [ -f "$base/gen/$n/record" ]; then mv -T -- "$base/gen/$n/record" "$base/confirmed"; fi
+		note "$n" committed "$base"
 		;;
 	committed) ;;
-	*)
-		echo "generation $n is $word" >&2
-		exit 65
-		;;
+	*) refuse ;;
 	esac
-	rm -f -- "$base/unconfirmed"
 	disarm
-	rm -rf -- "$base/gen/$n/content"
-	before=$(generation "$base/gen/$n/saved/confirmed")
+	before=''
+	if [ -f "$base/gen/$n/saved/confirmed" ]; then before=$(generation "$base/gen/$n/saved/confirmed"); fi
+	set -- "$base/unconfirmed" "$base/gen/$n/content"
+	set +f
 	for old in "$base"/gen/*; do
-		case ${old##*/} in "$n" | "$before") ;; *) rm -rf -- "$old" ;; esac
+		case ${old##*/} in
+		"$n") ;;
+		"$before") set -- "$@" "$old/saved" ;;
+		*) set -- "$@" "$old" ;;
+		esac
 	done
-	[ -z "$before" ] || rm -rf -- "$base/gen/$before/saved"
+	set -f
+	rm -rf -- "$@"
 }
 
 recover() {
-	for file in "$base"/journal/*; do
+	set +f
+	set -- "$base"/journal/*
+	set -f
+	for file; do
 		[ -e "$file" ] || continue
 		n=${file##*/}
 		progress "$n"
@@ -634,7 +643,7 @@ recover() {
 		reverting) revert ;;
 		*)
 			if [ "$(confirmed)" = "$n" ]; then
-				note "$n" committed
+				note "$n" committed "$base"
 			else
 				rollback
 			fi
@@ -652,15 +661,15 @@ guard() {
 	case $word in
 	committed | rolled-back | none) ;;
 	*)
-		if [ "$(confirmed)" = "$n" ]; then note "$n" committed; else rollback; fi
+		if [ "$(confirmed)" = "$n" ]; then note "$n" committed "$base"; else rollback; fi
 		;;
 	esac
 }
 
 case $do in
-stage | install | commit | rollback | revert | recover | guard | boot) "$do" ;;
-arm) arm "$5" ;;
-act) act "$5" "$6" ;;
+stage | commit | rollback | revert | recover | guard | boot) "$do" ;;
+install) install "$5" ;;
+act) act "$5" "$6" "$7" ;;
 *)
 	echo "no such step: $do" >&2
 	exit 64

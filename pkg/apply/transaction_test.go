@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,27 +35,27 @@ func (k killed) Forward(ctx context.Context, network, address string) (net.Conn,
 
 func (killed) Close() error { return nil }
 
-// oneByOne has the commands that take many paths take one at a time, so that
-// something may happen between two of them.
-const oneByOne = `mv() { if [ "$1 $2" = "-f -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command mv -f -t "$kthwc_to" -- "$kthwc_f"; done; else command mv "$@"; fi; }
-cp() { if [ "$1 $2" = "-d -t" ]; then kthwc_to=$3; shift 4; for kthwc_f; do command cp -d -t "$kthwc_to" -- "$kthwc_f"; done; else command cp "$@"; fi; }
-`
-
-// oneAtATime is a script whose other commands do so, too.
-func oneAtATime(script string) string {
-	return oneByOne + strings.Replace(script, "-lt 200 ]", "-lt 1 ]", 1)
-}
+// oneAtATime is a script whose commands take one path at a time where they take many,
+// so that something may happen between two of them.
+func oneAtATime(script string) string { return strings.Replace(script, "-ge 200 ]", "-ge 1 ]", 1) }
 
 // writes are the commands that change what is on the disk: between two of them it
 // is the same whenever a kill comes.
-const writes = `\$todo*|\"\$@\"*|command*|cat*|tac*|stat*|rm*|mkdir*|chmod*|chown*|ln*|tar*|*">"*`
+const writes = `\"\$@\"*|command*|cat*|tac*|stat*|rm*|mkdir*|chmod*|chown*|mv*|cp*|tar*|*">"*`
 
 // filmed runs scripts in bash and copies the host before each of their commands
 // that writes: what a kill there would leave. Commands of subshells count, too.
-type filmed struct{ host, into string }
+type filmed struct {
+	host, into string
+	far        bool // as if contents and their places were in different file systems
+}
 
 func (f filmed) Run(ctx context.Context, c Command) (Result, error) {
-	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'case $BASH_COMMAND in %s) kthwc_n=$((kthwc_n + 1)); command cp -a -- %s %s/$kthwc_n.$BASHPID;; esac' DEBUG\n%s", writes, f.host, f.into, oneAtATime(c.Script))
+	script := oneAtATime(c.Script)
+	if f.far {
+		script = strings.Replace(script, `[ "$mount" = "$home" ]`, "false", 1)
+	}
+	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'case $BASH_COMMAND in %s) kthwc_n=$((kthwc_n + 1)); command cp -a -- %s %s/$kthwc_n.$BASHPID;; esac' DEBUG\n%s", writes, f.host, f.into, script)
 	return local{"bash"}.Run(ctx, c)
 }
 
@@ -161,7 +162,7 @@ func (t *Transaction) all(entries []Install) error {
 	if err := t.Stage(ctx, entries, nil, Recorded{Generation: t.Generation, Cluster: "c", Node: "n"}); err != nil {
 		return err
 	}
-	if err := t.Install(ctx); err != nil {
+	if err := t.Install(ctx, time.Minute); err != nil {
 		return err
 	}
 	return t.Commit(ctx)
@@ -206,7 +207,7 @@ func TestRollback(t *testing.T) {
 	if diff := cmp.Diff(was, snapshot(t, dir)); diff != "" {
 		t.Errorf("staging touched: %s", diff)
 	}
-	if err := tx.Install(ctx); err != nil {
+	if err := tx.Install(ctx, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -239,7 +240,7 @@ func TestRecoverWithoutTheGeneration(t *testing.T) {
 		t.Fatal(err)
 	}
 	undone := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 3}
-	if err := errors.Join(undone.Stage(ctx, before, nil, Recorded{}), undone.Install(ctx), undone.Rollback(ctx)); err != nil {
+	if err := errors.Join(undone.Stage(ctx, before, nil, Recorded{}), undone.Install(ctx, time.Minute), undone.Rollback(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	if err := lost.Recover(ctx); err != nil {
@@ -282,7 +283,7 @@ func TestInstallRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		was := snapshot(t, dir)
-		if err := tx.Install(ctx); err == nil || !strings.Contains(err.Error(), name) {
+		if err := tx.Install(ctx, time.Minute); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if diff := cmp.Diff(was, snapshot(t, dir)); diff != "" {
@@ -305,7 +306,7 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 	k := &kills{T: t, after: after, was: snapshot(t, dir), seen: map[string]bool{}, recovered: map[string]bool{}}
 	ctx := context.Background()
 	stage := func(tx *Transaction) error { return tx.Stage(ctx, after, nil, Recorded{Generation: 2}) }
-	install := func(tx *Transaction) error { return tx.Install(ctx) }
+	install := func(tx *Transaction) error { return tx.Install(ctx, time.Minute) }
 	commit := func(tx *Transaction) error { return tx.Commit(ctx) }
 	rollback := func(tx *Transaction) error { return tx.Rollback(ctx) }
 	done := filepath.Join(scratch(t), "host")
@@ -319,13 +320,15 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 		name    string
 		earlier []func(*Transaction) error
 		step    func(*Transaction) error
-		least   int // commands that it has
+		least   int  // commands that it has
+		far     bool // contents come to other file systems
 	}{
-		{"stage", nil, stage, 8},
-		{"install", []func(*Transaction) error{stage}, install, 40},
-		{"commit", []func(*Transaction) error{stage, install}, commit, 8},
-		{"rollback", []func(*Transaction) error{stage, install}, rollback, 20},
-		{"revert", []func(*Transaction) error{stage, install, commit}, revert, 20},
+		{"stage", nil, stage, 8, false},
+		{"install", []func(*Transaction) error{stage}, install, 30, false},
+		{"install far away", []func(*Transaction) error{stage}, install, 40, true},
+		{"commit", []func(*Transaction) error{stage, install}, commit, 5, false},
+		{"rollback", []func(*Transaction) error{stage, install}, rollback, 20, false},
+		{"revert", []func(*Transaction) error{stage, install, commit}, revert, 20, false},
 	} {
 		host := filepath.Join(scratch(t), "host")
 		copyTree(t, dir, host)
@@ -334,7 +337,7 @@ func TestTransactionSurvivesEveryKill(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		k.film(s.name, host, s.least, s.step)
+		k.film(s.name, filmed{host: host, far: s.far}, s.least, s.step)
 	}
 	t.Logf("%d kills left %d different hosts, which recovered to %d", k.count, len(k.seen), len(k.recovered))
 }
@@ -350,21 +353,21 @@ type kills struct {
 
 // film runs a step and judges what it would leave before each of its commands;
 // before some of them it is killed in truth, too.
-func (k *kills) film(name, host string, least int, step func(*Transaction) error) {
+func (k *kills) film(name string, camera filmed, least int, step func(*Transaction) error) {
 	k.Helper()
 	before := filepath.Join(scratch(k.T), "host")
-	copyTree(k.T, host, before)
-	into := scratch(k.T)
-	if err := step(&Transaction{Conn: filmed{host, into}, Root: host, Generation: 2}); err != nil {
+	copyTree(k.T, camera.host, before)
+	camera.into = scratch(k.T)
+	if err := step(&Transaction{Conn: camera, Root: camera.host, Generation: 2}); err != nil {
 		k.Fatal(err)
 	}
-	frames, err := os.ReadDir(into)
+	frames, err := os.ReadDir(camera.into)
 	if err != nil || len(frames) < least {
 		k.Fatalf("%s was filmed %d times only: %v", name, len(frames), err)
 	}
 	for _, f := range frames {
 		k.count++
-		k.judge(name+", killed before command "+f.Name(), filepath.Join(into, f.Name()))
+		k.judge(name+", killed before command "+f.Name(), filepath.Join(camera.into, f.Name()))
 	}
 	for n := 7; ; n += 60 {
 		copied := filepath.Join(scratch(k.T), "host")
@@ -453,7 +456,7 @@ func TestCutTransfersAreNotInstalled(t *testing.T) {
 		if err := tx.Stage(context.Background(), after, nil, Recorded{}); err == nil {
 			t.Fatalf("cut at %d of %d: staged", at, len(archive))
 		}
-		if err := tx.Install(context.Background()); err == nil {
+		if err := tx.Install(context.Background(), time.Minute); err == nil {
 			t.Fatalf("cut at %d: installed", at)
 		}
 		if diff := cmp.Diff(was, snapshot(t, dir)); diff != "" {
