@@ -411,18 +411,17 @@ func users(s *State, text []byte, _ Query) error {
 	return nil
 }
 
-// ports reads local addresses, port last: the fourth field of what ss(8) prints, or
-// a line of /proc/net/tcp (proc(5)), where it is hexadecimal.
+// ports reads port numbers: those of ss(8), or those of /proc/net/tcp (proc(5)),
+// hexadecimal.
 func ports(s *State, text []byte, _ Query) error {
 	for line := range strings.Lines(string(text)) {
-		fields, base := strings.Fields(line), 16
-		if len(fields) > 3 {
-			fields, base = fields[3:4], 10
+		port, base := strings.TrimSpace(line), 10
+		if digits, is := strings.CutPrefix(port, "hexadecimal "); is {
+			port, base = digits, 16
 		}
-		address := strings.Join(fields, " ")
-		n, err := strconv.ParseUint(address[strings.LastIndexByte(address, ':')+1:], base, 16)
+		n, err := strconv.ParseUint(port, base, 16)
 		if err != nil {
-			return fmt.Errorf("%q is no address of a listener", strings.TrimSpace(line))
+			return fmt.Errorf("%q is no port", port)
 		}
 		s.Ports[int(n)] = true
 	}

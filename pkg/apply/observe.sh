@@ -136,8 +136,12 @@ if [ -f "$base/owner" ] && ! flock -n -- "$base/held" true; then
 	{ IFS= read -r line && IFS= read -r line; } <"$base/owner" && printf 'owner\t%s\n' "$line"
 fi
 section ports
-# Those files have every connection, and take long to read.
-ss -Hltn 2>/dev/null || awk 'FNR > 1 && $4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null
+# The files have every connection, and take long to read.
+if command -v ss >/dev/null; then
+	ss -Hltn | awk '{ sub(/.*:/, "", $4); print $4 }'
+else
+	awk 'FNR > 1 && $4 == "0A" { sub(/.*:/, "", $2); print "hexadecimal " $2 }' /proc/net/tcp /proc/net/tcp6
+fi 2>/dev/null
 section confirmed
 cat "$base/confirmed" 2>/dev/null
 section end
