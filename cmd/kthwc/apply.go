@@ -168,7 +168,7 @@ func newApply(s *session) *cobra.Command {
 }
 
 func (h *hosts) apply(ctx context.Context, f *applyFlags, saved []string) error {
-	p, _, err := h.plan(ctx, f.planFlags)
+	p, found, err := h.plan(ctx, f.planFlags)
 	if err != nil {
 		return err
 	}
@@ -184,7 +184,7 @@ func (h *hosts) apply(ctx context.Context, f *applyFlags, saved []string) error 
 	if err := h.agreed(p, f); err != nil || !p.Changes() {
 		return err
 	}
-	return h.carryOut(ctx, f, p, func(now *apply.Plan) error {
+	return h.carryOut(ctx, f, p, found, func(now *apply.Plan) error {
 		if len(saved) == 1 {
 			return &exitError{exitFailure, apply.ErrStale.Error(), "plan again, and read what has changed: kthwc plan -o " + saved[0]}
 		}
@@ -240,22 +240,24 @@ func (s *session) confirm(question, word string) error {
 // carryOut holds the hosts and works. A plan that is another one by then, because
 // somebody was faster, a unit came up by itself, or what an earlier apply left was
 // undone, is judged by again before it is carried out.
-func (h *hosts) carryOut(ctx context.Context, f *applyFlags, p *apply.Plan, again func(*apply.Plan) error) error {
+func (h *hosts) carryOut(ctx context.Context, f *applyFlags, p *apply.Plan, found map[string]apply.Host, again func(*apply.Plan) error) error {
 	holds, err := h.Hold(ctx, slices.Sorted(maps.Keys(h.Conns)), h.s.owner("apply"))
 	if err != nil {
 		return heldError(err)
 	}
 	defer holds.Release()
-	now, found, err := h.plan(ctx, f.planFlags)
-	if err != nil {
-		return err
-	}
-	if !p.SameAs(now) {
-		fmt.Fprintln(h.s.err, "\nthe hosts are not as they were a moment ago; this is what is to be done now:")
-		if err := again(now); err != nil || !now.Changes() {
+	if !f.approve || !holds.Untouched(found) { // a person took time to read, or somebody was faster
+		var now *apply.Plan
+		if now, found, err = h.plan(ctx, f.planFlags); err != nil {
 			return err
 		}
-		p = now
+		if !p.SameAs(now) {
+			fmt.Fprintln(h.s.err, "\nthe hosts are not as they were a moment ago; this is what is to be done now:")
+			if err := again(now); err != nil || !now.Changes() {
+				return err
+			}
+			p = now
+		}
 	}
 	events := h.s.watchApply(p, f.format)
 	log := h.s.newJournalist("apply", h.tree.Cluster, holds.Epoch, events.out)

@@ -18,7 +18,7 @@ import (
 // fails.
 var (
 	firstApply = []string{
-		"dial", "observe", "hold", "hold, epoch", "observe",
+		"dial", "observe", "hold", "hold, epoch",
 		"user rigger", "blob /opt/kthwc/rig-tick/0.1.0",
 		"stage", "install",
 		"act start rig-tick.service", "show rig-tick.service",
@@ -27,7 +27,7 @@ var (
 		"dial", "commit", "sweep", "release",
 	}
 	update = []string{
-		"dial", "observe", "hold", "hold, epoch", "observe",
+		"dial", "observe", "hold", "hold, epoch",
 		"blob /opt/kthwc/rig-tick/0.2.0",
 		"stage", "install",
 		"act restart rig-tick.service", "show rig-tick.service",

@@ -153,7 +153,7 @@ func (p *operator) fleet(ctx context.Context) (*apply.Fleet, error) {
 
 // carryOut is what `kthwc apply` does with the pieces of pkg/apply.
 func (p *operator) carryOut(ctx context.Context, f *apply.Fleet) error {
-	plan, _, err := planOf(ctx, f)
+	plan, found, err := planOf(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -169,11 +169,7 @@ func (p *operator) carryOut(ctx context.Context, f *apply.Fleet) error {
 		return err
 	}
 	defer holds.Release()
-	now, found, err := planOf(ctx, f)
-	if err != nil {
-		return err
-	}
-	if !plan.SameAs(now) {
+	if !holds.Untouched(found) {
 		return apply.ErrStale
 	}
 	run := &apply.Run{Wanted: f.Wanted, Plan: plan, Hosts: f.Conns, Redial: p.dial, Open: p.w.open, Progress: p.progress, Parallel: 16, Gate: p.Gate, Guard: p.Guard, Scope: apply.Scope{Deep: true}}

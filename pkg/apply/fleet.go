@@ -100,6 +100,17 @@ func (f *Fleet) Hold(ctx context.Context, nodes []string, owner string) (*Holds,
 	return h, nil
 }
 
+// Untouched says whether nothing that a run does has happened on these hosts since
+// they were observed: nobody has held them, and no step of a run that ended was at work.
+func (h *Holds) Untouched(found map[string]Host) bool {
+	for node, hold := range h.all {
+		if s := found[node].State; s == nil || s.Owner != "" || s.Epoch != hold.Epoch || !maps.Equal(s.Journal, hold.Journal) {
+			return false
+		}
+	}
+	return true
+}
+
 // Release gives every host back.
 func (h *Holds) Release() {
 	_ = atOnce(context.Background(), len(h.all), slices.Collect(maps.Keys(h.all)), func(_ context.Context, node string) error {

@@ -27,6 +27,11 @@ const holdTime = 20 * time.Second
 // lives.
 type Hold struct {
 	Epoch int // of the last run that held the host
+
+	// Journal is where generations stand now that no step of an earlier run is at
+	// work any more; Begin reads it.
+	Journal map[string]string
+
 	lines chan string
 	in    *io.PipeWriter
 	ended chan struct{}
@@ -78,7 +83,9 @@ func HoldHost(ctx context.Context, node string, c Conn, root, owner string) (*Ho
 // lives.
 func (h *Hold) listen(from io.Reader) {
 	defer close(h.lines)
-	for scanner := bufio.NewScanner(from); scanner.Scan(); {
+	scanner := bufio.NewScanner(from)
+	scanner.Buffer(nil, 1<<20) // a journal has a word for each generation that there was
+	for scanner.Scan() {
 		if scanner.Text() == "asked" {
 			go func() { _, _ = io.WriteString(h.in, "alive\n") }()
 			continue
@@ -108,16 +115,23 @@ func (h *Hold) answer(ctx context.Context) (string, error) {
 }
 
 // Begin tells the host which epoch the steps from now on have: those of earlier
-// runs are refused.
+// runs are refused, and the last of them has ended.
 func (h *Hold) Begin(ctx context.Context, epoch int) error {
 	if _, err := fmt.Fprintf(h.in, "epoch %d\n", epoch); err != nil {
 		return err
 	}
-	switch line, err := h.answer(ctx); {
-	case err != nil:
+	line, err := h.answer(ctx)
+	if err != nil {
 		return err
-	case line != fmt.Sprintf("epoch %d", epoch):
+	}
+	words := strings.Fields(line)
+	if len(words) < 2 || words[0] != "epoch" || words[1] != strconv.Itoa(epoch) {
 		return fmt.Errorf("the host says %q where it should say that it is in epoch %d", line, epoch)
+	}
+	h.Journal = map[string]string{}
+	for _, word := range words[2:] {
+		generation, progress, _ := strings.Cut(word, "=")
+		h.Journal[generation] = progress
 	}
 	return nil
 }

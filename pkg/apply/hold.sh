@@ -3,7 +3,8 @@
 # Arguments: the directory that is taken for / (empty on real hosts), and who the
 # operator is, for others to read. Says "held EPOCH", or "busy" and the owner.
 # Standard input has lines: "epoch N" writes the epoch that steps must have from
-# now on; "alive" answers whoever asked (see release.sh) whether the owner lives.
+# now on, and says in which state the last one has left the host: "epoch N" and
+# "GENERATION=WORD" for each generation of the journal; "alive" answers whoever asked (see release.sh) whether the owner lives.
 set -u
 umask 077
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -37,7 +38,11 @@ while read -r word value; do
 		flock -w 15 9 || { echo "a step of an earlier apply is still at work" >&2; exit 1; }
 		printf '%s\n' "$value" >"$base/.epoch" && sync -- "$base/.epoch" && mv -T -- "$base/.epoch" "$base/epoch" && sync -- "$base" || exit 1
 		exec 9>&-
-		printf 'epoch %s\n' "$value"
+		journal=
+		for file in "$base"/journal/*; do
+			if [ -f "$file" ] && IFS= read -r progress <"$file"; then journal="$journal ${file##*/}=$progress"; fi
+		done
+		printf 'epoch %s%s\n' "$value" "$journal"
 		;;
 	alive) : >"$base/alive" ;;
 	esac

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/kthwc/kthwc/pkg/artifact"
+	"github.com/kthwc/kthwc/pkg/tree"
 )
 
 // A host is held once, by whoever is named; given back, it can be held again, and
@@ -75,5 +78,50 @@ func TestEpochWaitsForSteps(t *testing.T) {
 	}
 	if err := step.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Hosts are untouched unless somebody has held them since they were observed, or a
+// step of a run that had ended was still at work.
+func TestUntouched(t *testing.T) {
+	dir, ctx := root(t), context.Background()
+	f := &Fleet{Wanted: &Wanted{Tree: &tree.Tree{Nodes: []*tree.Node{{Name: "n"}}}, Lock: &artifact.Lock{}}, Conns: map[string]Conn{"n": local{"sh"}}, Root: dir, Parallel: 1}
+	stage := func(generation int) error {
+		return (&Transaction{Conn: local{"sh"}, Root: dir, Generation: generation}).Stage(ctx, nil, nil, Recorded{})
+	}
+	hold := func() error {
+		h, err := f.Hold(ctx, []string{"n"}, "somebody")
+		if err == nil {
+			h.Release()
+		}
+		return err
+	}
+	nothing := func() error { return nil }
+	for _, row := range []struct {
+		name            string
+		before, between func() error
+		want            bool
+	}{
+		{"nothing", nothing, nothing, true},
+		{"a generation was there", func() error { return stage(1) }, nothing, true},
+		{"a step was at work", nothing, func() error { return stage(2) }, false},
+		{"somebody held it", nothing, hold, false},
+		{"nothing again", nothing, nothing, true},
+	} {
+		if err := row.before(); err != nil {
+			t.Fatal(err)
+		}
+		found, err := f.Observe(ctx, false)
+		if err := errors.Join(err, row.between()); err != nil {
+			t.Fatal(err)
+		}
+		h, err := f.Hold(ctx, []string{"n"}, "me")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := h.Untouched(found); got != row.want {
+			t.Errorf("%s: untouched is %v: found %+v, then %+v", row.name, got, found["n"].State.Journal, h.all["n"])
+		}
+		h.Release()
 	}
 }
