@@ -24,6 +24,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // Options are what a lab is opened with.
@@ -80,6 +81,7 @@ type Lab struct {
 	runner  *runner
 	lock    *os.File
 	journal *journal
+	held    atomic.Int64 // the process that holder found last
 }
 
 // plainPath is what every program that gets a path can carry: mount options,

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -67,10 +66,12 @@ func watchersLeft() int {
 	if err != nil {
 		return math.MaxInt
 	}
-	files, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, file := range files {
-		if target, err := os.Readlink(file); err == nil && target == "anon_inode:inotify" {
-			limit--
+	for _, pid := range processes() {
+		files, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)) // one that has ended has none
+		for _, file := range files {
+			if target, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, file.Name())); err == nil && target == "anon_inode:inotify" {
+				limit--
+			}
 		}
 	}
 	return limit

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,20 +12,42 @@ import (
 	"time"
 )
 
-// marked are the processes that carry the lab's mark: of one part, or of all. A
-// process that has ended and is not collected has no environment, and is none.
+// marked are the processes that carry the lab's mark: of one part, or of all.
 func (l *Lab) marked(part string) map[int]string {
 	out := map[int]string{}
-	files, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, file := range files {
-		pid, _ := strconv.Atoi(strings.Split(file, "/")[2])
-		if text, err := os.ReadFile(file); err == nil && pid != os.Getpid() {
-			if p, ok := partOf(text, l.id); ok && (part == "" || p == part) {
-				out[pid] = p
-			}
+	for _, pid := range processes() {
+		if p, ok := l.markOf(pid); ok && (part == "" || p == part) && pid != os.Getpid() {
+			out[pid] = p
 		}
 	}
 	return out
+}
+
+// processes are all of this machine.
+func processes() []int {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	var out []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// markOf reads the mark of a process. One that has ended and is not collected has no
+// environment, and no mark.
+func (l *Lab) markOf(pid int) (part string, ours bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return "", false
+	}
+	return partOf(text, l.id)
 }
 
 // partOf reads the mark in the environment of a process.
@@ -43,14 +64,26 @@ func partOf(environ []byte, id string) (part string, ours bool) {
 	return part, ours
 }
 
-// holder is the first process of the lab's namespaces, once it has set them up.
+// holder is the first process of the lab's namespaces, once it has set them up. It
+// is remembered, because every connection into the lab needs it, and a machine has
+// thousands of processes to look through.
 func (l *Lab) holder() (int, bool) {
-	for pid := range l.marked(namespace) {
-		if firstOfNamespace(readText(fmt.Sprintf("/proc/%d/status", pid))) && exists(fmt.Sprintf("/proc/%d/root/run/kthwc-lab", pid)) {
+	if pid := int(l.held.Load()); pid != 0 && l.holds(pid) {
+		return pid, true
+	}
+	for _, pid := range processes() {
+		if l.holds(pid) {
+			l.held.Store(int64(pid))
 			return pid, true
 		}
 	}
 	return 0, false
+}
+
+// holds says whether a process is the holder.
+func (l *Lab) holds(pid int) bool {
+	part, ours := l.markOf(pid)
+	return ours && part == namespace && firstOfNamespace(readText(fmt.Sprintf("/proc/%d/status", pid))) && exists(fmt.Sprintf("/proc/%d/root/run/kthwc-lab", pid))
 }
 
 // firstOfNamespace says whether a process is number 1 of a namespace just below

@@ -73,6 +73,6 @@ func (l *Lab) announced(part string) (address string, pid int) {
 // serving is where a part serves.
 func (l *Lab) serving(part string) (address string, ok bool) {
 	address, pid := l.announced(part)
-	_, ok = l.marked(part)[pid]
-	return address, ok
+	mark, ours := l.markOf(pid)
+	return address, ours && mark == part
 }
