@@ -169,8 +169,8 @@ func (b *batch) change(ctx context.Context) error {
 // step acts on one unit of every host that has it, and waits until it works. The
 // hosts' own time to undo everything begins anew.
 func (b *batch) step(ctx context.Context, s *Step) error {
-	if s.Do == Stop {
-		return nil // install has stopped it
+	if s.Do == Stop || s.Do == Enable {
+		return nil // install has done so
 	}
 	return b.together(ctx, s.Nodes, func(ctx context.Context, node string) error {
 		end := b.doing(node, s.Unit)
@@ -180,7 +180,7 @@ func (b *batch) step(ctx context.Context, s *Step) error {
 
 func (b *batch) unit(ctx context.Context, node string, s *Step) error {
 	before, err := b.transaction(node).Act(ctx, b.Run.Gate+b.Guard, UnitAction{Unit: s.Unit, Do: s.Do})
-	if err != nil || s.Do == Enable {
+	if err != nil {
 		return err
 	}
 	g, err := b.Run.gate(node, s.Unit)

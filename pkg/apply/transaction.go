@@ -83,7 +83,7 @@ func (t *Transaction) Install(ctx context.Context, undoAfter time.Duration) erro
 	return t.step(ctx, "install", seconds(undoAfter))
 }
 
-// Act starts, restarts or enables a unit of the generation, and does not wait for
+// Act starts or restarts a unit of the generation, and does not wait for
 // it; the time after which the host undoes the generation begins anew. It gives the
 // invocation that the unit had before; "" for none.
 func (t *Transaction) Act(ctx context.Context, undoAfter time.Duration, u UnitAction) (invocation string, err error) {

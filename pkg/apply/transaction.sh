@@ -8,10 +8,10 @@
 #               is touched
 #   install N T from now on a timer undoes the generation after T seconds, and a
 #               unit at boot, unless it is committed; then save what is there, stop
-#               what shall go, put every entry in its place, and let systemd read
-#               its files again
-#   act N T VERB UNIT  the T seconds begin anew; start, restart or enable one unit,
-#               and do not wait for it; prints the invocation that it had before
+#               what shall go, put every entry in its place, enable what shall be,
+#               and let systemd read its files again
+#   act N T VERB UNIT  the T seconds begin anew; start or restart one unit, and do not
+#               wait for it; prints the invocation that it had before
 #   commit N    the generation is what this host shall be from now on
 #   rollback N  put back what install saved, units included; safe to repeat
 #   revert N    the same with the generation that was committed last; prints how
@@ -62,11 +62,9 @@ if [ "$epoch" != - ] && [ "$epoch" != "$word" ]; then
 	exit 76
 fi
 
-# ctl is systemctl; a directory that stands for a host has none.
+# ctl is systemctl; a directory that stands for a host has none. That systemd reads all
+# of its files again starts a dozen programs, so it does so once, at the end.
 ctl() { [ -n "$root" ] || systemctl --quiet "$@"; }
-
-# enable_unit has systemd read all of its files again, which is not for nothing.
-enable_unit() { [ -n "$root" ] || [ "$(systemctl is-enabled "$1" 2>/dev/null)" = enabled ] || ctl enable "$1"; }
 
 # write FILE TEXT: by cat where that fails, which says why, unlike a shell.
 write() { printf '%s\n' "$2" 2>/dev/null >"$1" || printf '%s\n' "$2" | cat >"$1"; }
@@ -424,10 +422,15 @@ install() {
 	arm "$1"
 	[ "$word" = installing ] || begin
 	while IFS=$tab read -r verb unit; do
-		if [ "$verb" = stop ]; then ctl disable --now "$unit" || ctl stop "$unit"; fi
+		if [ "$verb" = stop ]; then ctl --no-reload disable --now "$unit" || ctl stop "$unit"; fi
 	done <"$dir/units"
 	put
-	if [ -s "$dir/units" ]; then ctl daemon-reload; fi
+	set --
+	while IFS=$tab read -r verb unit; do
+		case $verb in start | enable) set -- "$@" "$unit" ;; esac
+	done <"$dir/units"
+	[ $# = 0 ] || ctl --no-reload enable "$@"
+	[ ! -s "$dir/units" ] || ctl daemon-reload
 	mark "$n" installed
 }
 
@@ -463,11 +466,7 @@ act() {
 	arm_again "$1"
 	systemctl show -p InvocationID --value "$3"
 	ctl reset-failed "$3" 2>/dev/null || true
-	case $2 in
-	start) enable_unit "$3" && ctl --no-block start "$3" ;;
-	restart) ctl --no-block restart "$3" ;;
-	enable) enable_unit "$3" ;;
-	esac
+	ctl --no-block "$2" "$3"
 }
 
 # untouched says that what save kept is there still: what cannot be changed was
@@ -516,16 +515,18 @@ restore() {
 quieten() {
 	[ -f "$saved/units" ] || return 0
 	tac "$saved/units" | while IFS=$tab read -r unit active enabled; do
-		[ "$enabled" = enabled ] || ctl disable "$unit" 2>/dev/null || true
+		[ "$enabled" = enabled ] || ctl --no-reload disable "$unit" 2>/dev/null || true
 		[ "$active" = active ] || ctl ${turn:+"$turn"} stop "$unit" 2>/dev/null || true
 	done
 }
 
 awaken() {
 	[ -s "$saved/units" ] || return 0
+	while IFS=$tab read -r unit active enabled; do
+		[ "$enabled" != enabled ] || ctl --no-reload enable "$unit" || true
+	done <"$saved/units"
 	ctl daemon-reload
 	while IFS=$tab read -r unit active enabled; do
-		[ "$enabled" != enabled ] || enable_unit "$unit" || true
 		if [ "$active" = active ]; then
 			ctl reset-failed "$unit" 2>/dev/null || true
 			ctl --no-block "$again" "$unit" || echo "$unit does not start again" >&2
