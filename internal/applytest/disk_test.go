@@ -287,6 +287,30 @@ func TestStagedBytesThatChange(t *testing.T) {
 	}
 }
 
+// The time after which a host undoes everything begins anew with each unit, however
+// fast they follow each other: systemd restarts a timer five times in ten seconds.
+func TestTimerBeginsAnewOften(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	tx := direct(t, m, 1)
+	ctx := bounded(t, time.Minute)
+	unit := install("/etc/systemd/system/rig-often.service", tree.Regular, 0o644, "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n", "")
+	start := apply.UnitAction{Unit: "rig-often.service", Do: apply.Start}
+	if err := errors.Join(tx.Stage(ctx, []apply.Install{unit}, []apply.UnitAction{start}, apply.Recorded{}), tx.Install(ctx, time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	for range 12 {
+		if _, err := tx.Act(ctx, time.Hour, start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.must(t, `systemctl is-active kthwc-guard.timer rig-often.service; systemctl is-enabled rig-often.service`)
+	if err := tx.Rollback(ctx); err != nil {
+		t.Error(err)
+	}
+	m.must(t, `! systemctl is-active kthwc-guard.timer; ! systemctl is-enabled rig-often.service 2>/dev/null`)
+}
+
 // A host that could not undo a change by itself is not changed.
 func TestUnarmedHostIsNotChanged(t *testing.T) {
 	t.Parallel()

@@ -351,17 +351,22 @@ arm() {
 		ctl --no-reload enable kthwc-recover.service
 		sync -- "$units/sysinit.target.wants" "$units"
 	fi
+	new_timer "$1"
+}
+
+# new_timer SECONDS: takes the place of one that there is still: it undoes an earlier
+# generation, or systemd restarts it no more, because that was often enough.
+new_timer() {
 	if begin_timer "$1" 2>/dev/null; then return 0; fi
-	# There is one still, which undoes an earlier generation.
 	ctl stop $timer.timer 2>/dev/null || true
-	ctl reset-failed $timer.service 2>/dev/null || true
+	ctl reset-failed $timer.timer $timer.service 2>/dev/null || true
 	begin_timer "$1"
 }
 
 begin_timer() { systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"; }
 
 # arm_again SECONDS: they begin anew.
-arm_again() { ctl restart $timer.timer 2>/dev/null || begin_timer "$1"; }
+arm_again() { ctl restart $timer.timer 2>/dev/null || new_timer "$1"; }
 
 # disarm: a timer that goes off all the same finds nothing to undo.
 disarm() {
