@@ -30,19 +30,24 @@ type chapter struct {
 	tell func(*testing.T, *operator)
 }
 
+// Four labs go side by side, and take about the same time.
+
 // The hardened example, and what people do to it.
 func TestHardened(t *testing.T) {
-	newOperator(t, "lab.yaml").through(t, []chapter{{"boots", boots}, {"drift", drift}, {"rolls", rolls}, {"killed", killed}})
+	together(t)
+	newOperator(t, "lab.yaml").through(t, []chapter{{"boots", boots}, {"rolls", rolls}, {"killed", killed}})
 }
 
-// The same, what is taken back, and what befalls its hosts.
+// The same, what is taken back, what befalls its hosts, and which component is broken.
 func TestHosts(t *testing.T) {
-	newOperator(t, "lab.yaml").through(t, []chapter{{"rollback", rollback}, {"off", off}, {"rebooted", rebooted}, {"cutOff", cutOff}, {"worker", worker}})
+	together(t)
+	newOperator(t, "lab.yaml").through(t, []chapter{{"rollback", rollback}, {"off", off}, {"rebooted", rebooted}, {"cutOff", cutOff}, {"worker", worker}, {"components", broken(injected, "--skip-smoke")}})
 }
 
-// The same, and what breaks in it, layer by layer.
-func TestFaults(t *testing.T) {
-	newOperator(t, "lab.yaml").through(t, []chapter{{"faults", faults}})
+// The same, what is changed by hand, and what breaks for pods.
+func TestPods(t *testing.T) {
+	together(t)
+	newOperator(t, "lab.yaml").through(t, []chapter{{"drift", drift}, {"pods", broken(injectedForPods)}, {"mended", mended}})
 }
 
 // through tells chapters one after the other.
@@ -63,20 +68,29 @@ func (o *operator) through(t *testing.T, chapters []chapter) {
 	}
 }
 
-// The tutorial's profile.
-func TestTutorial(t *testing.T) { stands(t, "lab-tutorial.yaml") }
-
-// The topology of the tutorial's newest edition: one server beside two workers.
-func TestServer(t *testing.T) { stands(t, "lab-server.yaml") }
-
-// stands boots an example and compares the cluster with all that is predicted.
-func stands(t *testing.T, example string) {
+// The other examples boot and are what is predicted: the tutorial's profile, and the
+// topology of its newest edition, one server beside two workers.
+func TestExamples(t *testing.T) {
 	if *inLab != "" {
 		t.Skip("-in names another lab")
 	}
-	o := newOperator(t, example)
-	o.settled(t)
-	o.verified(t)
+	together(t)
+	for _, example := range []string{"lab-tutorial.yaml", "lab-server.yaml"} {
+		t.Run(example, func(t *testing.T) {
+			o := newOperator(t, example)
+			o.settled(t)
+			o.verified(t)
+		})
+	}
+}
+
+// together has a lab beside those of other tests: they know nothing of each other.
+func together(t *testing.T) {
+	t.Helper()
+	needs(t)
+	if *inLab == "" {
+		t.Parallel()
+	}
 }
 
 // needs skips, in words, where the test was not asked for or what it needs is

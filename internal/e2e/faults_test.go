@@ -14,7 +14,6 @@ type fault struct {
 	name, layer  string
 	sees         string // part of the name of an assertion about the living cluster, not about its files, that fails in the layer
 	inject, undo []act  // no undo: kthwc apply mends it
-	smoke        bool   // workloads are needed to see it
 }
 
 // act is a shell's program on a machine.
@@ -42,10 +41,8 @@ const (
 	etcdctl       = "ETCDCTL_API=3 etcdctl --cacert=/etc/etcd/pki/ca.crt --cert=/etc/etcd/pki/healthcheck-client.crt --key=/etc/etcd/pki/healthcheck-client.key "
 )
 
+// injected are faults of components, which need no pod to be seen.
 var injected = []fault{
-	{name: "pods are told another DNS", layer: "dns", sees: "resolv.conf of a pod", smoke: true,
-		inject: []act{{"worker-0", keeping(kubeletConfig) + `sed -i 's/10\.32\.0\.10/10.32.0.53/' ` + kubeletConfig + "; " + restartKubelet}},
-		undo:   []act{{"worker-0", bringing(kubeletConfig) + restartKubelet}}},
 	{name: "a firewall drops a port", layer: "tcp", sees: "kube-apiserver to kubelet of worker-1",
 		inject: []act{{"worker-1", `nft add table inet fault; nft 'add chain inet fault in { type filter hook input priority -10; }'; nft add rule inet fault in tcp dport 10250 drop`}},
 		undo:   []act{{"worker-1", "nft delete table inet fault"}}},
@@ -64,11 +61,18 @@ var injected = []fault{
 		inject: []act{{"controller-0", "systemctl stop kube-scheduler"}}, undo: []act{{"controller-0", "systemctl start kube-scheduler"}}},
 	{name: "a kubelet is stopped", layer: "kubelet", sees: "kubelet health",
 		inject: []act{{"worker-0", "systemctl stop kubelet"}}, undo: []act{{"worker-0", "systemctl start kubelet"}}},
-	{name: "a CNI configuration is broken", layer: "cni", sees: "range of pods", smoke: true,
+}
+
+// injectedForPods are seen by what runs in pods.
+var injectedForPods = []fault{
+	{name: "pods are told another DNS", layer: "dns", sees: "resolv.conf of a pod",
+		inject: []act{{"worker-0", keeping(kubeletConfig) + `sed -i 's/10\.32\.0\.10/10.32.0.53/' ` + kubeletConfig + "; " + restartKubelet}},
+		undo:   []act{{"worker-0", bringing(kubeletConfig) + restartKubelet}}},
+	{name: "a CNI configuration is broken", layer: "cni", sees: "range of pods",
 		inject: []act{{"worker-1", keeping(bridgeConf) + "echo '{' >" + bridgeConf + "; sleep 2"}}, undo: []act{{"worker-1", bringing(bridgeConf)}}},
-	{name: "a route to pods is deleted", layer: "route", sees: "pod to pod of worker-0", smoke: true,
+	{name: "a route to pods is deleted", layer: "route", sees: "pod to pod of worker-0",
 		inject: []act{{"worker-2", "ip route delete 10.200.0.0/24"}}, undo: []act{{"worker-2", "systemctl restart kthwc-pod-routes"}}},
-	{name: "kube-proxy and its rules are gone", layer: "service", sees: "Service from a pod", smoke: true,
+	{name: "kube-proxy and its rules are gone", layer: "service", sees: "Service from a pod",
 		inject: []act{{"worker-0", "systemctl stop kube-proxy; nft delete table ip kube-proxy"}}, undo: []act{{"worker-0", "systemctl start kube-proxy"}}},
 }
 
@@ -107,22 +111,24 @@ func (o *operator) verification(t *testing.T, more ...string) *verification {
 	return v
 }
 
-// A fault in each layer is found there, by what lives and not by files alone, and
-// is named as what is broken first, with its likely cause and what to do.
-func faults(t *testing.T, o *operator) {
-	for _, f := range injected {
-		t.Run(f.layer, func(t *testing.T) {
-			defer o.undo(t, f)
-			o.acts(t, f.inject)
-			var more []string
-			if !f.smoke {
-				more = []string{"--skip-smoke"}
-			}
-			f.judge(t, o.verification(t, more...))
-		})
+// broken tells that each fault is found in its layer, by what lives and not by files
+// alone, and is named as what is broken first, with its likely cause and what to do.
+func broken(faults []fault, flags ...string) func(*testing.T, *operator) {
+	return func(t *testing.T, o *operator) {
+		for _, f := range faults {
+			t.Run(f.layer, func(t *testing.T) {
+				defer o.undo(t, f)
+				o.acts(t, f.inject)
+				f.judge(t, o.verification(t, flags...))
+			})
+		}
 	}
-	if v := o.verification(t, "--disruptive"); !v.OK {
-		t.Errorf("after all faults were undone, with an API server stopped for a moment:\n%s", v.failures())
+}
+
+// mended: when all faults were undone, everything holds.
+func mended(t *testing.T, o *operator) {
+	if v := o.verification(t); !v.OK {
+		t.Error(v.failures())
 	}
 	if left := o.kubectl(t, "get", "namespaces", "-l", "kthwc.dev/verify", "-o", "name"); left != "" {
 		t.Errorf("verify left %s", left)

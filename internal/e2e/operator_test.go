@@ -46,10 +46,6 @@ type operator struct {
 // test, when nothing of it may be left.
 func newOperator(t *testing.T, example string) *operator {
 	t.Helper()
-	needs(t)
-	if *inLab == "" {
-		t.Parallel() // labs know nothing of each other, and wait most of the time
-	}
 	text, err := os.ReadFile(filepath.Join(root(), "examples", example))
 	if err != nil {
 		t.Fatal(err)
