@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kthwc/kthwc/pkg/compile"
 	"github.com/kthwc/kthwc/pkg/kube"
@@ -107,10 +108,12 @@ func serviceFromPods(ctx context.Context, p *probe) {
 	lost := blame{cause: "kube-proxy does not turn the Service's address into a pod's", help: "journalctl -u kube-proxy -n 50 there; nft list ruleset, or iptables-save -t nat"}
 	each(p.running(), func(made *pod) {
 		p := p.at()
-		got := p.got(ctx, made, "http://"+address(echo, 80)+"/")
-		p.answered(made.node, "Service from a pod", "a pod of the Service", got, "echo-", lost)
-		if p.space.second != nil {
-			p.answered(made.node, "Service with one server", p.space.second.name, p.got(ctx, made, "http://"+address(second, 80)+"/"), p.space.second.name, p.oneServer(made, lost))
+		get := func(service string) func() string {
+			return func() string { return p.got(ctx, made, "http://"+address(service, 80)+"/") }
+		}
+		p.answered(made.node, "Service from a pod", "a pod of the Service", soon(ctx, "echo-", get(echo)), "echo-", lost)
+		if server := p.space.second; server != nil {
+			p.answered(made.node, "Service with one server", server.name, soon(ctx, server.name, get(second)), server.name, p.oneServer(made, lost))
 		}
 		api := p.Cluster.Network.ServiceIPs[0].V.String()
 		text, err := p.exec(ctx, made, "get", "http://"+address(api, 443)+"/")
@@ -130,6 +133,29 @@ func (p *probe) oneServer(from *pod, otherwise blame) blame {
 	}
 	return blame{cause: "the server is on the same node, and its answers take the bridge past kube-proxy's rules: br_netfilter is not loaded or not switched on",
 		help: "on " + from.node + ": modprobe br_netfilter; sysctl net.bridge.bridge-nf-call-iptables=1"}
+}
+
+// rulesFollow is how long kube-proxy may take until a Service that has servers leads
+// to them. It is not longer than one answer that does not come, so that those are not
+// waited for twice.
+const rulesFollow = answerPatience
+
+// soon asks until the answer has a text in it, as long as rules may take to follow.
+func soon(ctx context.Context, part string, ask func() string) string {
+	late := time.After(rulesFollow)
+	for {
+		got := ask()
+		if strings.Contains(got, part) {
+			return got
+		}
+		select {
+		case <-late:
+			return got
+		case <-ctx.Done():
+			return got
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 // answered asserts that an answer has a text in it.
@@ -178,12 +204,13 @@ func serviceFromNodes(ctx context.Context, p *probe) {
 // is the node that the result is of.
 func (p *probe) fromNode(ctx context.Context, from, about, name, at, part string) {
 	p = p.at()
-	got := ""
-	if conn, err := p.open(ctx, from, at); err != nil {
-		got = said(err)
-	} else {
-		got = p.asked(ctx, conn, "/")
-	}
+	got := soon(ctx, "200 from "+part, func() string {
+		conn, err := p.open(ctx, from, at)
+		if err != nil {
+			return said(err)
+		}
+		return p.asked(ctx, conn, "/")
+	})
 	p.answered(about, name, "200 from a pod", got, "200 from "+part, blame{cause: "kube-proxy of " + about + " does not turn " + at + " into a pod's address", help: "on " + about + ": journalctl -u kube-proxy -n 50; nft list ruleset, or iptables-save -t nat"})
 }
 
