@@ -34,6 +34,12 @@ sweep)
 	rm -f -- "$base/.kept"
 	;;
 image)
+	# containerd does not tell systemd when it listens.
+	left=150
+	until ctr version >/dev/null 2>&1 || [ "$left" = 0 ]; do
+		sleep 0.2
+		left=$((left - 1))
+	done
 	ctr -n k8s.io images import --no-unpack=false -- "$1" &&
 		ctr -n k8s.io images label "$2" io.cri-containerd.pinned=pinned kthwc.dev/image=ours
 	;;
