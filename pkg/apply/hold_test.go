@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,6 +80,21 @@ func TestEpochWaitsForSteps(t *testing.T) {
 	if err := step.Wait(); err != nil {
 		t.Error(err)
 	}
+}
+
+// Where runs stand is read before what they change: a run that ends while a host is
+// looked at would not be noticed otherwise.
+func TestJournalIsObservedFirst(t *testing.T) {
+	for section := range strings.SplitSeq(observeScript, "\nsection ") {
+		name, _, _ := strings.Cut(section, "\n")
+		if name == "journal" {
+			return
+		}
+		if len(name) < 20 && !strings.HasPrefix(name, "#") {
+			t.Fatalf("%s is looked at before the journal", name)
+		}
+	}
+	t.Error("the journal is not looked at")
 }
 
 // Hosts are untouched unless somebody has held them since they were observed, or a

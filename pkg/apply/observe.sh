@@ -21,6 +21,19 @@ fact() {
 	printf '%s=%s\n' "$1" "$line"
 }
 
+# First where runs stand, and then what they change: what one does meanwhile makes
+# this differ from what is seen by whoever holds the host next.
+section journal
+base=$root/var/lib/kthwc
+for file in "$base"/journal/*; do
+	[ -f "$file" ] || continue
+	IFS= read -r line <"$file"
+	printf '%s\t%s\n' "${file##*/}" "$line"
+done
+[ -f "$base/epoch" ] && IFS= read -r line <"$base/epoch" && printf 'epoch\t%s\n' "$line"
+if [ -f "$base/owner" ] && ! flock -n -- "$base/held" true; then
+	{ IFS= read -r line && IFS= read -r line; } <"$base/owner" && printf 'owner\t%s\n' "$line"
+fi
 section units
 set --
 while IFS= read -r line && [ "$line" != . ]; do set -- "$@" "$line"; done
@@ -123,17 +136,6 @@ done
 section images
 if [ -z "$root" ] && [ -S /run/containerd/containerd.sock ] && command -v ctr >/dev/null; then
 	timeout 10 ctr -n k8s.io images ls -q 2>/dev/null
-fi
-section journal
-base=$root/var/lib/kthwc
-for file in "$base"/journal/*; do
-	[ -f "$file" ] || continue
-	IFS= read -r line <"$file"
-	printf '%s\t%s\n' "${file##*/}" "$line"
-done
-[ -f "$base/epoch" ] && IFS= read -r line <"$base/epoch" && printf 'epoch\t%s\n' "$line"
-if [ -f "$base/owner" ] && ! flock -n -- "$base/held" true; then
-	{ IFS= read -r line && IFS= read -r line; } <"$base/owner" && printf 'owner\t%s\n' "$line"
 fi
 section ports
 # The files have every connection, and take long to read.

@@ -96,10 +96,13 @@ all() {
 	for item in $list; do
 		some=$some$item$newline count=$((count + 1))
 		# shellcheck disable=SC2086 # they are paths
-		if [ "$count" -ge 200 ]; then "$@" $some; some='' count=0; fi
+		if [ "$count" -ge 200 ]; then
+			"$@" $some || return
+			some='' count=0
+		fi
 	done
 	# shellcheck disable=SC2086 # they are paths
-	[ -z "$some" ] || "$@" $some
+	[ -z "$some" ] || "$@" $some || return
 	IFS=$ifs
 }
 
@@ -150,7 +153,7 @@ stage() {
 	set -f
 	trap 'rm -rf -- "$dir"' EXIT # a disk that was too small is as full as before
 	mkdir "$dir"
-	said=$(tar -x -C "$dir" --no-same-owner --same-permissions 2>&1) || { printf '%s\n' "$said" | grep -v 'Exiting with failure' | tail -n 1 >&2; exit 65; }
+	said=$(tar -x -m -C "$dir" --no-same-owner --same-permissions 2>&1) || { printf '%s\n' "$said" | grep -v 'Exiting with failure' | tail -n 1 >&2; exit 65; }
 	[ -f "$dir/end" ] || { echo "the generation did not arrive whole" >&2; exit 65; }
 	# Contents are on the disk before they are in their places.
 	find "$dir" -type f -exec sync -- "$dir" {} +
@@ -165,7 +168,7 @@ stage() {
 sound() {
 	above='' links=''
 	each plain
-	unsafe=$(all "$above" shared && all "$links" foreign)
+	unsafe=$({ all "$above" shared && all "$links" foreign; } || exit)
 	[ -n "$unsafe" ] || return 0
 	printf "%s is not root's alone: nothing is written below it\n" "${unsafe#"$root"}" | head -n 1 >&2
 	exit 65
@@ -201,7 +204,7 @@ save() {
 	if [ "$kind" = parent ]; then
 		there="$there $index "
 	elif [ -d "$at" ] && [ ! -L "$at" ]; then
-		stat -c "%a$tab%U$tab%G" -- "$at" >"$saved/$index.dir"
+		stat -c "%a$tab%u$tab%g" -- "$at" >"$saved/$index.dir"
 		kept=$kept$saved/$index.dir$newline
 	else
 		cp -a -T -- "$at" "$saved/$index"
@@ -227,9 +230,13 @@ put() {
 		each compare
 		case $access in
 		dir:*) all "$alike" command install -d -m "$bits" -o "${of%:*}" -g "${of#*:}" -- ;;
-		file:*) all "$alike" chown -- "$of" ;;
+		file:*)
+			all "$alike" chown -- "$of"
+			all "$alike" sync --
+			;;
 		esac
 	done
+	devices=$newline$(all "$base/gen/$newline$touched" stat -c "%d$tab%n" --)$newline
 	gather bring
 	gather move
 	all "$gone" rm -f --
@@ -241,17 +248,13 @@ put() {
 arrange() {
 	case $kind in
 	dir | parent)
-		if [ ! -d "$at" ]; then
-			missing=$missing$at$newline
-			touches "$root$in/"
-		fi
+		[ -d "$at" ] || missing=$missing$at$newline
+		touches "$root$in/"
 		[ "$kind" = parent ] || touches "$at/"
 		;;
 	absent)
-		if [ -e "$at" ] || [ -L "$at" ]; then
-			gone=$gone$at$newline
-			touches "$root$in/"
-		fi
+		if [ -e "$at" ] || [ -L "$at" ]; then gone=$gone$at$newline; fi
+		[ ! -d "$root$in/" ] || touches "$root$in/"
 		;;
 	*) touches "$root$in/" ;;
 	esac
@@ -293,10 +296,13 @@ gathered() {
 	names=$names$name$newline
 }
 
-# near says whether a directory and the generation are in the same mount: what is in
-# the one can be renamed into the other then.
+# near says whether a directory and the generation are in the same mount, and in the
+# same part of a file system that has parts (btrfs): what is in the one can be renamed
+# into the other then.
 near() {
 	case $mounts in *\\*) return 1 ;; esac # the name of a mount has spaces, or worse
+	device=${devices%%"$tab$base/gen/$newline"*}
+	case $devices in *"$newline${device##*"$newline"}$tab$to$newline"*) ;; *) return 1 ;; esac
 	mount_of "$base/gen"
 	home=$mount
 	mount_of "$to"
@@ -305,7 +311,7 @@ near() {
 
 # mount_of DIRECTORY: sets mount.
 mount_of() {
-	cd -P -- "$1"
+	cd -P -- "$1" || exit
 	mount=/ IFS=$newline
 	for point in $mounts; do
 		case $PWD/ in "$point"/*) [ ${#point} -le ${#mount} ] || mount=$point ;; esac
@@ -316,8 +322,9 @@ mount_of() {
 # bring copies contents that are not near to where they wait: a directory beside their
 # places, that only root looks into.
 bring() {
-	near && return 0
-	[ -d "$to.kthwc-$n" ] || mkdir -- "$to.kthwc-$n"
+	if near; then return 0; fi
+	rm -rf -- "$to.kthwc-$n" # somebody may have put a link there
+	mkdir -- "$to.kthwc-$n"
 	cd "$place"
 	all "$names" cp -d --preserve=mode,ownership -t "$to.kthwc-$n" --
 	find "$to.kthwc-$n" -type f -exec sync -- {} +
@@ -325,13 +332,15 @@ bring() {
 
 # move replaces paths by what waits, each in one step.
 move() {
-	if near; then cd "$place"; else cd "$to.kthwc-$n"; fi
+	from=$place
+	near || from=$to.kthwc-$n
+	cd "$from"
 	wait='' IFS=$newline
 	for one in $names; do
 		if [ -e "$one" ] || [ -L "$one" ]; then wait=$wait$one$newline; fi # and was not moved before
 	done
 	all "$wait" mv -f -t "$to" --
-	[ ! -d "$to.kthwc-$n" ] || rmdir -- "$to.kthwc-$n"
+	[ "$from" = "$place" ] || rmdir -- "$from"
 }
 
 # arm makes sure that what follows is undone without us: a program of its own on the
@@ -395,6 +404,7 @@ keep() {
 	set --
 	while IFS=$tab read -r _ unit; do set -- "$@" "$unit"; done <"$dir/units"
 	if [ $# = 0 ]; then printf '' >"$saved/units"; else states "$@" | cat >"$saved/units"; fi
+	[ "$(wc -l <"$saved/units")" -eq $# ] || { echo "systemd does not say how the units are" >&2; exit 65; }
 }
 
 # states prints each unit, whether it is active, and whether it is enabled or
@@ -461,7 +471,7 @@ begin() {
 	fi
 	all "$kept" sync --
 	write "$base/unconfirmed" "$n"
-	note "$n" installing "$saved/there" "$saved/units" "$saved" "$base/unconfirmed" "$base"
+	note "$n" installing "$saved/there" "$saved/units" "$saved" "$dir" "$base/unconfirmed" "$base"
 }
 
 act() {
@@ -499,7 +509,7 @@ restore() {
 		if [ -d "$at" ]; then rmdir --ignore-fail-on-non-empty -- "$at"; fi
 	elif [ -f "$saved/$index.dir" ]; then
 		[ -d "$at" ] || mkdir -- "$at"
-		[ "$(stat -c "%a$tab%U$tab%G" -- "$at")" != "$(cat "$saved/$index.dir")" ] || return 0
+		[ "$(stat -c "%a$tab%u$tab%g" -- "$at")" != "$(cat "$saved/$index.dir")" ] || return 0
 		IFS=$tab read -r mode owner group <"$saved/$index.dir"
 		chown -- "$owner:$group" "$at"
 		chmod -- "$mode" "$at"
@@ -565,7 +575,13 @@ rollback() {
 		revert
 		return 0
 		;;
-	*) undo ;;
+	*)
+		if [ "$(confirmed)" = "$n" ]; then
+			note "$n" committed "$base"
+			rollback
+		fi
+		undo
+		;;
 	esac
 	progress "$n"
 	[ "$word" = none ] || note "$n" rolled-back
@@ -583,7 +599,8 @@ revert() {
 	committed)
 		[ "$(confirmed)" = "$n" ] || { echo "generation $n is not the last: it is $(confirmed)" >&2; exit 65; }
 		[ -d "$saved" ] || { echo "generation $n was not kept" >&2; exit 65; }
-		note "$n" reverting
+		write "$base/unconfirmed" "$n"
+		note "$n" reverting "$base/unconfirmed" "$base"
 		;;
 	reverting) ;;
 	*) refuse ;;
@@ -600,6 +617,7 @@ revert() {
 		sync -- "$base"
 	fi
 	note "$n" rolled-back
+	rm -f -- "$base/unconfirmed"
 }
 
 # generation reads the number out of a record.
@@ -666,6 +684,7 @@ guard() {
 	progress "$n"
 	case $word in
 	committed | rolled-back | none) ;;
+	reverting) revert ;;
 	*)
 		if [ "$(confirmed)" = "$n" ]; then note "$n" committed "$base"; else rollback; fi
 		;;

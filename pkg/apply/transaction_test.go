@@ -53,7 +53,7 @@ type filmed struct {
 func (f filmed) Run(ctx context.Context, c Command) (Result, error) {
 	script := oneAtATime(c.Script)
 	if f.far {
-		script = strings.Replace(script, `[ "$mount" = "$home" ]`, "false", 1)
+		script = farAway(script)
 	}
 	c.Script = fmt.Sprintf("set -T; kthwc_n=0; trap 'case $BASH_COMMAND in %s) kthwc_n=$((kthwc_n + 1)); command cp -a -- %s %s/$kthwc_n.$BASHPID;; esac' DEBUG\n%s", writes, f.host, f.into, script)
 	return local{"bash"}.Run(ctx, c)
@@ -64,6 +64,20 @@ func (f filmed) Forward(ctx context.Context, network, address string) (net.Conn,
 }
 
 func (filmed) Close() error { return nil }
+
+// farAway is a script as it is where contents and their places are in different file
+// systems.
+func farAway(script string) string {
+	return strings.Replace(script, `[ "$mount" = "$home" ]`, "false", 1)
+}
+
+// distant runs scripts so.
+type distant struct{ local }
+
+func (d distant) Run(ctx context.Context, c Command) (Result, error) {
+	c.Script = farAway(c.Script)
+	return d.local.Run(ctx, c)
+}
 
 // snapshot is everything below a root but our own directory.
 func snapshot(t *testing.T, root string) map[string]string {
@@ -223,6 +237,78 @@ func TestRollback(t *testing.T) {
 	}
 	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}).Rollback(ctx); err == nil {
 		t.Error("what was committed was rolled back")
+	}
+}
+
+// A waiting directory that somebody has put there before is not written through, and
+// files are as old as they are.
+func TestWaitingPlaceIsOurs(t *testing.T) {
+	for name, conn := range map[string]Conn{"near": local{"sh"}, "far": distant{local{"sh"}}} {
+		dir, elsewhere := root(t), scratch(t)
+		_, after := generationsOf()
+		precious := filepath.Join(elsewhere, "changed.conf")
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "etc/app"), 0o755), os.Symlink(elsewhere, filepath.Join(dir, "etc/app/.kthwc-1")), os.WriteFile(precious, []byte("precious"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now().Add(-time.Minute)
+		tx := &Transaction{Conn: conn, Root: dir, Generation: 1}
+		if err := tx.all(after); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if text, err := os.ReadFile(precious); err != nil || string(text) != "precious" {
+			t.Errorf("%s: it was overwritten: %q, %v", name, text, err)
+		}
+		if info, err := os.Stat(filepath.Join(dir, "etc/app/changed.conf")); err != nil || info.ModTime().Before(began) {
+			t.Errorf("%s: %v, %v", name, info.ModTime(), err)
+		}
+	}
+}
+
+// What belonged to somebody who has no name any more belongs to him again.
+func TestRollbackToNobodysDirectory(t *testing.T) {
+	dir := root(t)
+	app := filepath.Join(dir, "etc/app")
+	if err := errors.Join(os.Mkdir(app, 0o750), os.Chown(app, 54321, 54322)); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := generationsOf()
+	ctx := context.Background()
+	tx := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}
+	if err := errors.Join(tx.Stage(ctx, before, nil, Recorded{}), tx.Install(ctx, time.Minute), tx.Rollback(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("stat", "-c", "%a %u %g", app).Output()
+	if err != nil || string(out) != "750 54321 54322\n" {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// A commit that was cut off when the record was in its place is one.
+func TestRollbackOfWhatIsConfirmed(t *testing.T) {
+	dir := root(t)
+	before, after := generationsOf()
+	ctx := context.Background()
+	if err := (&Transaction{Conn: local{"sh"}, Root: dir, Generation: 1}).all(before); err != nil {
+		t.Fatal(err)
+	}
+	was := snapshot(t, dir)
+	tx := &Transaction{Conn: local{"sh"}, Root: dir, Generation: 2}
+	if err := errors.Join(tx.Stage(ctx, after, nil, Recorded{Generation: 2}), tx.Install(ctx, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	ours := filepath.Join(dir, "var/lib/kthwc")
+	if err := os.Rename(filepath.Join(ours, "gen/2/record"), filepath.Join(ours, "confirmed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Rollback(ctx); !errors.Is(err, ErrCommitted) {
+		t.Errorf("rolled back: %v", err)
+	}
+	if err := tx.back(ctx); err != nil {
+		t.Error(err)
+	}
+	s, err := Observe(ctx, local{"sh"}, Query{Root: dir})
+	if diff := cmp.Diff(was, snapshot(t, dir)); diff != "" || err != nil || !strings.Contains(string(s.Confirmed), `"generation":1`) {
+		t.Errorf("%v, confirmed is %s, %s", err, s.Confirmed, diff)
 	}
 }
 
