@@ -4,7 +4,8 @@
 # operator is, for others to read. Says "held EPOCH", or "busy" and the owner.
 # Standard input has lines: "epoch N" writes the epoch that steps must have from
 # now on, and says in which state the last one has left the host: "epoch N" and
-# "GENERATION=WORD" for each generation of the journal; "alive" answers whoever asked (see release.sh) whether the owner lives.
+# "GENERATION=WORD" for each generation of the journal; "alive" answers whoever
+# asked (see release.sh) whether the owner lives.
 set -u
 umask 077
 LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

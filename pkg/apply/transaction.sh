@@ -369,7 +369,7 @@ new_timer() {
 	if begin_timer "$1" 2>/dev/null; then return 0; fi
 	ctl stop $timer.timer 2>/dev/null || true
 	ctl reset-failed $timer.timer $timer.service 2>/dev/null || true
-	begin_timer "$1"
+	said=$(begin_timer "$1" 2>&1) || { echo "no timer can be started that would undo this (systemd-run): ${said:-it does not say why}" >&2; exit 65; }
 }
 
 begin_timer() { systemd-run --quiet --unit=$timer --on-active="$1" --timer-property=AccuracySec=100ms /bin/sh "$base/recover" guard "" "$n"; }
@@ -662,17 +662,7 @@ recover() {
 		[ -e "$file" ] || continue
 		n=${file##*/}
 		progress "$n"
-		case $word in
-		committed | rolled-back) ;;
-		reverting) revert ;;
-		*)
-			if [ "$(confirmed)" = "$n" ]; then
-				note "$n" committed "$base"
-			else
-				rollback
-			fi
-			;;
-		esac
+		if [ "$word" = none ]; then rollback; else guard; fi
 	done
 	rm -f -- "$base/unconfirmed"
 	[ "$do" = boot ] || disarm
@@ -680,6 +670,8 @@ recover() {
 
 boot() { recover; }
 
+# guard brings a generation to its end, wherever it was left. One of which nothing is
+# known is nobody's: another may be under way.
 guard() {
 	progress "$n"
 	case $word in
