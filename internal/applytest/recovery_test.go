@@ -273,6 +273,68 @@ func TestUnitThatDoesNotComeUp(t *testing.T) {
 	quick(2, m).nothingToDo(t)
 }
 
+// leanUnit is a unit that nothing is done to. It ends, again and again, unless a
+// condition holds.
+const leanUnit = "rig-lean.service"
+
+func leaning(t *testing.T, n *tree.Node, at int, condition, pause string) {
+	t.Helper()
+	text := "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/bash -ec 'while " + condition + "; do sleep 0.1; done; exit 3'\nRestart=always\nRestartSec=" + pause + "\n[Install]\nWantedBy=multi-user.target\n"
+	if err := n.Put(regular("/etc/systemd/system/"+leanUnit, 0o644, text)); err != nil {
+		t.Fatal(err)
+	}
+	n.Units = slices.Insert(n.Units, at, started(leanUnit))
+}
+
+// What leans on the unit that does not come up fails with it, more often than a unit
+// that comes up may. It is waited for once all is put back: how often it ended before
+// is not held against it.
+func TestWhatLeansOnAUnitComesBack(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	const condition, pause = ": </dev/tcp/127.0.0.1/8081", "2s"
+	first := quick(1, m).here(world{version: 1, twist: func(n *tree.Node) { leaning(t, n, len(n.Units), condition, pause) }})
+	if err := first.apply(bounded(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	o := quick(2, m)
+	o.Gate = 10 * time.Second
+	p := o.here(world{version: 2, twist: func(n *tree.Node) {
+		leaning(t, n, 0, condition, pause) // it is looked at first, when all is put back
+		replace(t, n, regular("/etc/systemd/system/"+webUnit, 0o644, "[Service]\nExecStart=/usr/bin/sleep 1000000\n[Install]\nWantedBy=multi-user.target\n"))
+	}})
+	err := p.apply(bounded(t, time.Minute))
+	if !errors.Is(err, apply.ErrUndone) || !slices.Equal(p.outcome.Undone, []string{m.Name}) {
+		t.Errorf("%v, %+v", err, p.outcome)
+	}
+	answers(t, m, "version 1")
+	is := strings.Fields(m.must(t, "systemctl is-active "+leanUnit+"; systemctl show -P NRestarts "+leanUnit))
+	if n, err := strconv.Atoi(is[1]); err != nil || n < 3 || is[0] != "active" {
+		t.Errorf("%s is %v; it was to end often enough to be given up, and to run", leanUnit, is)
+	}
+}
+
+// A change that ends a unit which it does not name is not confirmed.
+func TestChangeThatEndsAnotherUnit(t *testing.T) {
+	t.Parallel()
+	m := take(t, 1)[0]
+	twist := func(n *tree.Node) {
+		leaning(t, n, len(n.Units), `[ "$(stat -c %%a /etc/rig/mode)" = 644 ]`, "100ms")
+	}
+	if err := quick(1, m).here(world{version: 1, twist: twist}).apply(bounded(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	was := m.mustPicture(t)
+	p := quick(2, m).here(world{version: 2, twist: twist})
+	err := p.apply(bounded(t, time.Minute))
+	var gate *apply.GateError
+	if !errors.Is(err, apply.ErrUndone) || !errors.As(err, &gate) || gate.Unit != leanUnit || !slices.Equal(p.outcome.Undone, []string{m.Name}) {
+		t.Errorf("%v, %+v", err, p.outcome)
+	}
+	healed(t, m, was, 30*time.Second)
+	m.must(t, "systemctl is-active "+leanUnit)
+}
+
 func replace(t *testing.T, n *tree.Node, f *tree.File) {
 	t.Helper()
 	if err := n.Replace(f); err != nil {

@@ -164,7 +164,12 @@ func rollback(t *testing.T, o *operator) {
 	o.settled(t)
 
 	o.write(t, apiserver("audit-log-maxbackup", "many"))
-	o.apply(t, undone).says(t, `kube-apiserver\.service on controller-0`, `audit-log-maxbackup`, `undone: controller-0\n`, `not begun: controller-\{1\.\.2\}\n`)
+	r := o.begin(t, "apply", "--lab", "--auto-approve")
+	r.until(t, `^controller-0 +install +ok`)
+	o.on(t, "controller-0", "systemctl kill --signal=KILL kube-controller-manager") // as when it loses its lease: it ends again and again until there is an API
+	a := r.wait()
+	a.is(t, undone)
+	a.says(t, `kube-apiserver\.service on controller-0`, `audit-log-maxbackup`, `undone: controller-0\n`, `not begun: controller-\{1\.\.2\}\n`)
 	o.run(t, done, "status", "--lab")
 	o.write(t, wishes{})
 	o.settled(t)
@@ -197,6 +202,7 @@ func off(t *testing.T, o *operator) {
 	}
 	p.end(t)
 	o.run(t, done, "lab", "on", "controller-2")
+	o.serves(t, "controller-2")
 	eventually(t, time.Minute, func() error { // what it missed is begun again
 		if a := o.try(t, "status", "--lab"); a.code != done {
 			return fmt.Errorf("%s%s", a.stdout, a.stderr)
@@ -215,6 +221,20 @@ func (o *operator) answers(t *testing.T) {
 			if a := o.tryKubectl(t, "get", "--raw", "/readyz"); a.code != done {
 				return fmt.Errorf("%s: %s", a.what, a.stderr)
 			}
+		}
+		return nil
+	})
+}
+
+// serves waits until a controller's own API server is ready, as the balancer asks. A
+// controller manager that asked earlier was refused (its roles were not read yet),
+// and has ended: systemd starts it again.
+func (o *operator) serves(t *testing.T, node string) {
+	t.Helper()
+	const ask = `exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET /healthz HTTP/1.0\r\nHost: kubernetes.default.svc.cluster.local\r\n\r\n' >&3; grep -m1 ' 200 ' <&3`
+	eventually(t, time.Minute, func() error {
+		if a := o.try(t, "lab", "exec", node, "--", "bash", "-ec", ask); a.code != done {
+			return fmt.Errorf("%s: %s%s", node, a.stdout, a.stderr)
 		}
 		return nil
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -116,7 +117,7 @@ func (r *Run) gate(node, unit string) (*gate, error) {
 	if c == nil {
 		return nil, fmt.Errorf("%s is not connected", node)
 	}
-	g := &gate{node: node, conn: c, unit: tree.Unit{Name: unit}, material: r.Material, waiting: func(what string) { r.event(node, unit, Wait, what, 0) }}
+	g := &gate{node: node, conn: c, unit: tree.Unit{Name: unit}, material: r.Material, restarts: math.MaxInt, waiting: func(what string) { r.event(node, unit, Wait, what, 0) }}
 	for _, u := range r.Tree.Node(node).Units {
 		if u.Name == unit {
 			g.unit = u
@@ -219,6 +220,9 @@ func (b *batch) confirm(ctx context.Context) error {
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
+	if err := b.each(ctx, b.Nodes, b.bystanders); err != nil {
+		return err
+	}
 	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
 		end := b.doing(node, "confirm")
 		again, err := b.commit(ctx, node)
@@ -227,6 +231,50 @@ func (b *batch) confirm(ctx context.Context) error {
 		}
 		return end(err)
 	})
+}
+
+// bystanders asks for the units of a host that ran before and that nothing was done
+// to: one that ended because of what was changed is waited for, and nothing is
+// confirmed without it.
+func (b *batch) bystanders(ctx context.Context, node string) error {
+	h := b.Plan.Host(node)
+	units := slices.DeleteFunc(b.ran(node), func(unit string) bool { return h.does(unit) != "" })
+	if len(h.Units) == 0 || len(units) == 0 {
+		return nil
+	}
+	r, err := b.Hosts[node].Run(ctx, Command{Script: unitScript, Args: append([]string{"since"}, units...)})
+	if err != nil {
+		return b.named(node, err)
+	}
+	now, err := unitStates(r.Stdout)
+	if err != nil {
+		return b.named(node, err)
+	}
+	for _, unit := range units {
+		if is := now[unit]; is.Active == "active" && is.Started == b.states[node].Units[unit].Started {
+			continue // it has not ended
+		}
+		g, err := b.Run.gate(node, unit)
+		if err != nil {
+			return err
+		}
+		end := b.doing(node, unit)
+		if err := end(g.pass(ctx, b.Run.Gate)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ran are the units of a node that ran before the batch.
+func (b *batch) ran(node string) []string {
+	var out []string
+	for _, u := range b.Tree.Node(node).Units {
+		if s := b.states[node]; s != nil && s.Units[u.Name].Active == "active" {
+			out = append(out, u.Name)
+		}
+	}
+	return out
 }
 
 // commit confirms one host, and removes what nobody goes back to. Where only the
@@ -394,26 +442,41 @@ func (b *batch) undo(parent context.Context, why error) error {
 	return errors.Join(fmt.Errorf("%w: %w", ErrUndone, why), b.uncordon(ctx))
 }
 
+// mostAnswer bounds the wait for an answer of a unit that was put back.
+const mostAnswer = 30 * time.Second
+
 // runAgain waits until every unit that ran before the batch does so again, those
-// included that only missed what was restarted. Systemd alone is asked: how a unit
-// was probed before, this tree does not know.
+// included that only missed what was restarted.
 func (b *batch) runAgain(ctx context.Context, node string, c Conn) error {
-	if b.states[node] == nil {
+	units := b.ran(node)
+	if len(units) == 0 {
 		return nil
 	}
 	end := b.doing(node, "run again")
-	for _, u := range b.Tree.Node(node).Units {
-		if b.states[node].Units[u.Name].Active != "active" {
-			continue
-		}
-		g, err := b.Run.gate(node, u.Name)
+	for _, unit := range units {
+		g, err := b.Run.gate(node, unit)
 		if err != nil {
 			return end(err)
 		}
-		g.conn, g.unit.Probes = c, nil
-		if err := g.pass(ctx, b.Run.Gate); err != nil {
+		g.conn = c
+		if err := g.again(ctx, b.Run.Gate); err != nil {
 			return end(err)
 		}
 	}
 	return end(nil)
+}
+
+// again waits until a unit that was put back answers. How it was asked before, this
+// tree does not know (it may have had another port): if it does not answer as it
+// would now, systemd alone is asked.
+func (g *gate) again(ctx context.Context, most time.Duration) error {
+	g.unit.Probes = asBefore(g.unit.Probes)
+	for i := range g.unit.Probes {
+		g.unit.Probes[i].Want = nil
+	}
+	if g.pass(ctx, min(mostAnswer, most)) == nil {
+		return nil
+	}
+	g.unit.Probes = nil
+	return g.pass(ctx, most)
 }

@@ -34,13 +34,14 @@ type gate struct {
 	before   string // invocation that it must have left behind; "" for whichever
 	first    bool
 	waiting  func(what string)
+	restarts int // that systemd had counted when the gate was reached: they are not held against it
 }
 
 // Bounds of a gate.
 const (
 	pollEvery    = 300 * time.Millisecond
 	probeTime    = 5 * time.Second
-	mostRestarts = 3 // systemd has started it again so often: it will not come up
+	mostRestarts = 3 // systemd has started it again so often meanwhile: it will not come up
 	logLines     = 10
 	logWidth     = 120
 )
@@ -132,7 +133,9 @@ func (g *gate) look(ctx context.Context) (process string, err error) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		is[key] = value
 	}
-	restarts, _ := strconv.Atoi(is["NRestarts"])
+	counted, _ := strconv.Atoi(is["NRestarts"])
+	g.restarts = min(g.restarts, counted)
+	restarts := counted - g.restarts
 	switch {
 	case is["ActiveState"] == "failed":
 		return "", &finalError{fmt.Errorf("systemd says failed (%s, status %s)", is["Result"], is["ExecMainStatus"])}

@@ -375,24 +375,31 @@ func journal(s *State, text []byte, _ Query) error {
 	return nil
 }
 
-func units(s *State, text []byte, _ Query) error {
+func units(s *State, text []byte, _ Query) (err error) {
+	s.Units, err = unitStates(text)
+	return err
+}
+
+// unitStates reads what systemctl shows of units.
+func unitStates(text []byte) (map[string]UnitState, error) {
+	out := map[string]UnitState{}
 	for _, block := range strings.Split(strings.TrimSpace(string(text)), "\n\n") {
 		fields := map[string]string{}
 		for line := range strings.Lines(block) {
 			key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 			if !ok && line != "" {
-				return fmt.Errorf("systemctl says %q", line)
+				return nil, fmt.Errorf("systemctl says %q", line)
 			}
 			fields[key] = value
 		}
 		if id := fields["Id"]; id != "" {
-			s.Units[id] = UnitState{
+			out[id] = UnitState{
 				Load: fields["LoadState"], Active: fields["ActiveState"], Sub: fields["SubState"], File: fields["UnitFileState"],
 				NeedsReload: fields["NeedDaemonReload"] == "yes", Started: number(fields["ExecMainStartTimestampMonotonic"]),
 			}
 		}
 	}
-	return nil
+	return out, nil
 }
 
 func packages(s *State, text []byte, _ Query) error {
