@@ -304,11 +304,19 @@ func TestTimerBeginsAnewOften(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m.must(t, `systemctl is-active kthwc-guard.timer rig-often.service; systemctl is-enabled rig-often.service`)
+	m.must(t, `systemctl is-active kthwc-guard.timer && systemctl is-active rig-often.service && systemctl is-enabled rig-often.service`)
+	m.must(t, `systemctl stop kthwc-guard.timer`)
+	if err := tx.Extend(ctx, time.Hour); err != nil {
+		t.Error(err)
+	}
+	m.must(t, `systemctl is-active kthwc-guard.timer`)
 	if err := tx.Rollback(ctx); err != nil {
 		t.Error(err)
 	}
-	m.must(t, `! systemctl is-active kthwc-guard.timer; ! systemctl is-enabled rig-often.service 2>/dev/null`)
+	if err := tx.Extend(ctx, time.Hour); err == nil || !strings.Contains(err.Error(), "has undone generation") {
+		t.Errorf("what was undone has its time anew: %v", err)
+	}
+	m.must(t, `! systemctl is-active kthwc-guard.timer && ! systemctl is-enabled rig-often.service 2>/dev/null`)
 }
 
 // A host that could not undo a change by itself is not changed.

@@ -392,13 +392,13 @@ func TestChangeThatCutsSSH(t *testing.T) {
 			quick(1, m).succeed(t)
 			was := m.mustPicture(t)
 			o := quick(2, m)
-			o.Gate, o.Guard = 5*time.Second, 3*time.Second
+			o.Gate, o.Guard = 5*time.Second, 10*time.Second
 			p := o.here(world{version: 2, twist: c.twist}, impatient)
 			began := time.Now()
 			err := p.apply(bounded(t, 2*time.Minute))
 			m.drop()
 			if c.stuck {
-				if err == nil || errors.Is(err, apply.ErrUndone) || !strings.Contains(p.outcome.Stuck[m.Name], "undoes everything by itself within 8s") {
+				if err == nil || errors.Is(err, apply.ErrUndone) || !strings.Contains(p.outcome.Stuck[m.Name], "undoes everything by itself within 15s") {
 					t.Errorf("%v, %+v", err, p.outcome)
 				}
 			} else if !errors.Is(err, apply.ErrUndone) || !strings.Contains(err.Error(), "cannot be reached any more") {

@@ -35,13 +35,13 @@ type chapter struct {
 // The hardened example, and what people do to it.
 func TestHardened(t *testing.T) {
 	together(t)
-	newOperator(t, "lab.yaml").through(t, []chapter{{"boots", boots}, {"rolls", rolls}, {"killed", killed}})
+	newOperator(t, "lab.yaml").through(t, []chapter{{"boots", boots}, {"rolls", rolls}, {"cutOff", cutOff}, {"killed", killed}})
 }
 
 // The same, what is taken back, what befalls its hosts, and which component is broken.
 func TestHosts(t *testing.T) {
 	together(t)
-	newOperator(t, "lab.yaml").through(t, []chapter{{"rollback", rollback}, {"off", off}, {"rebooted", rebooted}, {"cutOff", cutOff}, {"worker", worker}, {"components", broken(injected, "--skip-smoke")}})
+	newOperator(t, "lab.yaml").through(t, []chapter{{"rollback", rollback}, {"off", off}, {"rebooted", rebooted}, {"worker", worker}, {"components", broken(injected, "--skip-smoke")}})
 }
 
 // The same, what is changed by hand, and what breaks for pods.

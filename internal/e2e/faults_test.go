@@ -20,7 +20,7 @@ type fault struct {
 type act struct{ node, does string }
 
 // restartKubelet waits until the kubelet answers again.
-const restartKubelet = `systemctl restart kubelet; for i in $(seq 60); do if ss -ltn | grep -q ':10250 '; then break; fi; sleep 0.5; done`
+const restartKubelet = `systemctl restart kubelet; for i in $(seq 60); do if ss -ltn | grep -q ':10250 '; then break; fi; sleep 0.5; done; ss -ltn | grep -q ':10250 '`
 
 // keeping copies a file away before its content is changed; bringing has it back
 // with the owner and mode that it has.
@@ -127,7 +127,7 @@ func broken(faults []fault, flags ...string) func(*testing.T, *operator) {
 
 // mended: when all faults were undone, everything holds.
 func mended(t *testing.T, o *operator) {
-	if v := o.verification(t); !v.OK {
+	if v := o.verification(t, "--timeout", "90s"); !v.OK {
 		t.Error(v.failures())
 	}
 	if left := o.kubectl(t, "get", "namespaces", "-l", "kthwc.dev/verify", "-o", "name"); left != "" {

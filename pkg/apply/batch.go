@@ -237,9 +237,8 @@ func (b *batch) confirm(ctx context.Context) error {
 // to: one that ended because of what was changed is waited for, and nothing is
 // confirmed without it.
 func (b *batch) bystanders(ctx context.Context, node string) error {
-	h := b.Plan.Host(node)
-	units := slices.DeleteFunc(b.ran(node), func(unit string) bool { return h.does(unit) != "" })
-	if len(h.Units) == 0 || len(units) == 0 {
+	_, units := b.ran(node)
+	if len(b.Plan.Host(node).Units) == 0 || len(units) == 0 {
 		return nil
 	}
 	r, err := b.Hosts[node].Run(ctx, Command{Script: unitScript, Args: append([]string{"since"}, units...)})
@@ -255,6 +254,9 @@ func (b *batch) bystanders(ctx context.Context, node string) error {
 			continue // it has not ended
 		}
 		g, err := b.Run.gate(node, unit)
+		if err == nil {
+			err = b.extend(ctx, node)
+		}
 		if err != nil {
 			return err
 		}
@@ -266,15 +268,27 @@ func (b *batch) bystanders(ctx context.Context, node string) error {
 	return nil
 }
 
-// ran are the units of a node that ran before the batch.
-func (b *batch) ran(node string) []string {
-	var out []string
+// extend gives a host that is waited for its time anew.
+func (b *batch) extend(ctx context.Context, node string) error {
+	return b.named(node, b.transaction(node).Extend(ctx, b.Run.Gate+b.Guard))
+}
+
+// ran are the units of a node that ran before the batch and always shall: those that
+// it touches, and others.
+func (b *batch) ran(node string) (touched, others []string) {
+	if b.states[node] == nil {
+		return nil, nil
+	}
 	for _, u := range b.Tree.Node(node).Units {
-		if s := b.states[node]; s != nil && s.Units[u.Name].Active == "active" {
-			out = append(out, u.Name)
+		switch {
+		case !u.Started || b.states[node].Units[u.Name].Active != "active":
+		case b.Plan.Host(node).touches(u.Name):
+			touched = append(touched, u.Name)
+		default:
+			others = append(others, u.Name)
 		}
 	}
-	return out
+	return touched, others
 }
 
 // commit confirms one host, and removes what nobody goes back to. Where only the
@@ -337,6 +351,9 @@ func (b *batch) ready(ctx context.Context) error {
 		return err
 	}
 	return b.each(ctx, b.Steps[at].Nodes, func(ctx context.Context, node string) error {
+		if err := b.extend(ctx, node); err != nil {
+			return err
+		}
 		end := b.doing(node, "node Ready")
 		return end(b.awaitReady(ctx, k, node))
 	})
@@ -400,7 +417,7 @@ func (b *batch) uncordon(ctx context.Context) error {
 // undo puts the hosts of the batch back, all of them, whatever the reason was:
 // also when this run was interrupted.
 func (b *batch) undo(parent context.Context, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*time.Minute+b.Run.Gate)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*(time.Minute+b.Run.Gate))
 	defer cancel()
 	if errors.Is(why, ErrTaken) {
 		for _, node := range b.Nodes {
@@ -443,38 +460,51 @@ func (b *batch) undo(parent context.Context, why error) error {
 }
 
 // mostAnswer bounds the wait for an answer of a unit that was put back.
-const mostAnswer = 30 * time.Second
+const mostAnswer = time.Minute
 
-// runAgain waits until every unit that ran before the batch does so again, those
-// included that only missed what was restarted.
+// runAgain waits until every unit of this tree that ran before the batch does so
+// again: first those that were touched, then those that only missed them, which are
+// started where they have ended.
 func (b *batch) runAgain(ctx context.Context, node string, c Conn) error {
-	units := b.ran(node)
-	if len(units) == 0 {
+	touched, others := b.ran(node)
+	if len(touched)+len(others) == 0 {
 		return nil
 	}
 	end := b.doing(node, "run again")
+	err := b.wait(ctx, node, c, touched, (*gate).again)
+	if err == nil && len(others) > 0 {
+		err = command(ctx, c, "start what has ended", append([]string{"begin"}, others...)...)
+	}
+	if err == nil {
+		err = b.wait(ctx, node, c, others, (*gate).pass)
+	}
+	return end(err)
+}
+
+// wait waits for units, one after the other, however often each may end meanwhile.
+func (b *batch) wait(ctx context.Context, node string, c Conn, units []string, until func(*gate, context.Context, time.Duration) error) error {
 	for _, unit := range units {
 		g, err := b.Run.gate(node, unit)
 		if err != nil {
-			return end(err)
+			return err
 		}
-		g.conn = c
-		if err := g.again(ctx, b.Run.Gate); err != nil {
-			return end(err)
+		g.conn, g.patient = c, true
+		if err := until(g, ctx, max(b.Run.Gate, mostAnswer)); err != nil {
+			return err
 		}
 	}
-	return end(nil)
+	return nil
 }
 
-// again waits until a unit that was put back answers. How it was asked before, this
-// tree does not know (it may have had another port): if it does not answer as it
-// would now, systemd alone is asked.
+// again waits until a unit that was touched answers, after all was put back. How it
+// was asked before, this tree does not know (it may have had another port): if it does
+// not answer as it would now, systemd alone is asked.
 func (g *gate) again(ctx context.Context, most time.Duration) error {
 	g.unit.Probes = asBefore(g.unit.Probes)
 	for i := range g.unit.Probes {
 		g.unit.Probes[i].Want = nil
 	}
-	if g.pass(ctx, min(mostAnswer, most)) == nil {
+	if g.pass(ctx, mostAnswer) == nil {
 		return nil
 	}
 	g.unit.Probes = nil

@@ -149,6 +149,12 @@ func (h *HostPlan) does(unit string) string {
 	return ""
 }
 
+// touches says whether a unit is started, restarted or stopped.
+func (h *HostPlan) touches(unit string) bool {
+	do := h.does(unit)
+	return do != "" && do != Enable
+}
+
 // workers go a few at a time where pods may run; those on which none do yet go
 // together.
 func (r *roller) workers(names []string, atOnce int) {

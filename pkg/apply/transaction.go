@@ -91,6 +91,11 @@ func (t *Transaction) Act(ctx context.Context, undoAfter time.Duration, u UnitAc
 	return strings.TrimSpace(string(r.Stdout)), err
 }
 
+// Extend has the time begin anew after which the host undoes the generation.
+func (t *Transaction) Extend(ctx context.Context, undoAfter time.Duration) error {
+	return t.step(ctx, "extend", seconds(undoAfter))
+}
+
 func seconds(d time.Duration) string { return strconv.Itoa(int(d.Seconds())) }
 
 // Commit makes the generation what the host shall be from now on.

@@ -12,6 +12,7 @@
 #               and let systemd read its files again
 #   act N T VERB UNIT  the T seconds begin anew; start or restart one unit, and do not
 #               wait for it; prints the invocation that it had before
+#   extend N T  the T seconds begin anew
 #   commit N    the generation is what this host shall be from now on
 #   rollback N  put back what install saved, units included; safe to repeat
 #   revert N    the same with the generation that was committed last; prints how
@@ -451,7 +452,10 @@ install() {
 
 # refuse says that this is not the time for a step.
 refuse() {
-	echo "generation $n is $word" >&2
+	case $do,$word in
+	act,rolled-back | extend,rolled-back | commit,rolled-back) echo "this host has undone generation $n by itself, which was not confirmed in time" ;;
+	*) echo "generation $n is $word" ;;
+	esac >&2
 	exit 65
 }
 
@@ -475,13 +479,17 @@ begin() {
 }
 
 act() {
-	progress "$n"
-	[ "$word" = installed ] || refuse
+	extend "$1"
 	[ -z "$root" ] || return 0
-	arm_again "$1"
 	systemctl show -p InvocationID --value "$3"
 	ctl reset-failed "$3" 2>/dev/null || true
 	ctl --no-block "$2" "$3"
+}
+
+extend() {
+	progress "$n"
+	[ "$word" = installed ] || refuse
+	[ -n "$root" ] || arm_again "$1"
 }
 
 # untouched says that what save kept is there still: what cannot be changed was
@@ -686,6 +694,7 @@ guard() {
 case $do in
 stage | commit | rollback | revert | recover | guard | boot) "$do" ;;
 install) install "$5" ;;
+extend) extend "$5" ;;
 act) act "$5" "$6" "$7" ;;
 *)
 	echo "no such step: $do" >&2
