@@ -23,6 +23,7 @@ var (
 		"stage", "install",
 		"act start rig-tick.service", "show rig-tick.service",
 		"act start rig-web.service", "show rig-web.service", "forward 127.0.0.1:8081",
+		"act start rig-calm.service", "show rig-calm.service",
 		"act start rig-gone.service", "show rig-gone.service",
 		"dial", "commit", "sweep", "release",
 	}
@@ -32,7 +33,7 @@ var (
 		"stage", "install",
 		"act restart rig-tick.service", "show rig-tick.service",
 		"act restart rig-web.service", "show rig-web.service", "forward 127.0.0.1:8081",
-		"act start rig-new.service", "show rig-new.service",
+		"act start rig-new.service", "show rig-new.service", "since rig-calm.service",
 		"dial", "commit", "sweep", "release",
 	}
 )

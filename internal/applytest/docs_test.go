@@ -14,7 +14,7 @@ func TestPageNamesTestsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cell := regexp.MustCompile("`([a-z/]+)` ((?:(?:Test|Fuzz)[A-Za-z]+(?:, )?)+)")
+	cell := regexp.MustCompile("`([a-z0-9/]+)` ((?:(?:Test|Fuzz)[A-Za-z]+(?:, )?)+)")
 	named := 0
 	for _, m := range cell.FindAllStringSubmatch(string(page), -1) {
 		files, err := filepath.Glob(filepath.Join("../..", m[1], "*_test.go"))

@@ -123,7 +123,7 @@ rm -rf -- $2
 tar -xf "/root/park/$1.tar" || exit 1
 systemctl daemon-reload
 systemctl reset-failed
-[ ! -e /etc/systemd/system/rig-web.service ] || systemctl start rig-web.service rig-tick.service rig-gone.service
+[ ! -e /etc/systemd/system/rig-web.service ] || systemctl start rig-web.service rig-tick.service rig-calm.service rig-gone.service
 exit 0`, name, kept)
 	return err
 }
@@ -163,7 +163,7 @@ sub look {
 
 const pictureScript = `perl -e "$1" "$@"
 echo
-systemctl show -p Id,ActiveState,UnitFileState rig-web.service rig-tick.service rig-gone.service rig-new.service | tr '\n' ' ' | sed 's/  /\n/g'
+systemctl show -p Id,ActiveState,UnitFileState rig-web.service rig-tick.service rig-calm.service rig-gone.service rig-new.service | tr '\n' ' ' | sed 's/  /\n/g'
 echo
 echo
 find /etc /usr/local /opt /var/lib/kthwc \( -name '.*' -o -name '*.new' -o -name '*.kthwc' \) ! -name .pwd.lock -newer /root/park/bare.tar 2>/dev/null

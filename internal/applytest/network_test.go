@@ -259,7 +259,9 @@ func TestHalfOpenOperator(t *testing.T) {
 			_, err := old.Act(ctx, time.Minute, apply.UnitAction{Unit: webUnit, Do: apply.Start})
 			return err
 		},
+		"extend":   func() error { return old.Extend(ctx, time.Minute) },
 		"commit":   func() error { return old.Commit(ctx) },
+		"revert":   func() error { _, err := old.Revert(ctx); return err },
 		"rollback": func() error { return old.Rollback(ctx) },
 		"recover":  func() error { return old.Recover(ctx) },
 	} {

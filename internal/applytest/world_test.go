@@ -77,6 +77,7 @@ const (
 	tickUnit = "rig-tick.service"
 	goneUnit = "rig-gone.service"
 	newUnit  = "rig-new.service"
+	calmUnit = "rig-calm.service" // nothing is done to it, from one version to the next
 	webPort  = 8081
 )
 
@@ -92,8 +93,9 @@ func (w world) fill(n *tree.Node) error {
 		regular("/etc/rig/same", 0o640, "the same in each version\n"),
 		unitFile(webUnit, "/usr/sbin/nginx -c /etc/rig/web.conf"),
 		unitFile(tickUnit, "/usr/local/bin/rig-tick"),
+		unitFile(calmUnit, "/usr/bin/sleep 1000000"),
 	}
-	units := []tree.Unit{started(tickUnit), started(webUnit)}
+	units := []tree.Unit{started(tickUnit), started(webUnit), started(calmUnit)}
 	units[1].Probes = []tree.Probe{{URL: fmt.Sprintf("http://127.0.0.1:%d/", webPort), Want: []string{fmt.Sprintf("version %d", w.version)}}}
 	if w.version == 1 {
 		files = append(files, directory("/etc/rig", 0o755), regular("/etc/rig/mode", 0o644, "mode\n"), regular("/etc/rig/gone", 0o600, "gone\n"),
@@ -165,7 +167,7 @@ func (w world) open(digest string) (io.ReadCloser, error) {
 // managed are the paths that either version has, and what is beside them.
 var managed = []string{
 	"/etc/hosts", "/etc/motd", "/etc/rig", "/etc/rig/deep", "/etc/rig/deep/er", "/etc/rig/deep/er/new", "/etc/rig/gone", "/etc/rig/key", "/etc/rig/link",
-	"/etc/rig/mode", "/etc/rig/same", "/etc/rig/web.conf", "/etc/systemd/system/" + goneUnit, "/etc/systemd/system/" + newUnit,
+	"/etc/rig/mode", "/etc/rig/same", "/etc/rig/web.conf", "/etc/systemd/system/" + calmUnit, "/etc/systemd/system/" + goneUnit, "/etc/systemd/system/" + newUnit,
 	"/etc/systemd/system/" + tickUnit, "/etc/systemd/system/" + webUnit, "/usr/local/bin/rig-tick",
 }
 

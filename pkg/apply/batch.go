@@ -29,7 +29,7 @@ const guardTime = 60 * time.Second
 // run takes the hosts from one generation to the next, or back.
 func (b *batch) run(ctx context.Context) error {
 	b.before = map[string]string{}
-	for _, before := range []func(context.Context) error{b.stage, b.margin, b.drain} {
+	for _, before := range []func(context.Context) error{b.look, b.stage, b.margin, b.drain} {
 		if err := before(ctx); err != nil {
 			return b.leave(ctx, err)
 		}
@@ -220,7 +220,7 @@ func (b *batch) confirm(ctx context.Context) error {
 	if err := b.ready(ctx); err != nil {
 		return err
 	}
-	if err := b.each(ctx, b.Nodes, b.bystanders); err != nil {
+	if err := b.beside(ctx); err != nil {
 		return err
 	}
 	return b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
@@ -231,64 +231,6 @@ func (b *batch) confirm(ctx context.Context) error {
 		}
 		return end(err)
 	})
-}
-
-// bystanders asks for the units of a host that ran before and that nothing was done
-// to: one that ended because of what was changed is waited for, and nothing is
-// confirmed without it.
-func (b *batch) bystanders(ctx context.Context, node string) error {
-	_, units := b.ran(node)
-	if len(b.Plan.Host(node).Units) == 0 || len(units) == 0 {
-		return nil
-	}
-	r, err := b.Hosts[node].Run(ctx, Command{Script: unitScript, Args: append([]string{"since"}, units...)})
-	if err != nil {
-		return b.named(node, err)
-	}
-	now, err := unitStates(r.Stdout)
-	if err != nil {
-		return b.named(node, err)
-	}
-	for _, unit := range units {
-		if is := now[unit]; is.Active == "active" && is.Started == b.states[node].Units[unit].Started {
-			continue // it has not ended
-		}
-		g, err := b.Run.gate(node, unit)
-		if err == nil {
-			err = b.extend(ctx, node)
-		}
-		if err != nil {
-			return err
-		}
-		end := b.doing(node, unit)
-		if err := end(g.pass(ctx, b.Run.Gate)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// extend gives a host that is waited for its time anew.
-func (b *batch) extend(ctx context.Context, node string) error {
-	return b.named(node, b.transaction(node).Extend(ctx, b.Run.Gate+b.Guard))
-}
-
-// ran are the units of a node that ran before the batch and always shall: those that
-// it touches, and others.
-func (b *batch) ran(node string) (touched, others []string) {
-	if b.states[node] == nil {
-		return nil, nil
-	}
-	for _, u := range b.Tree.Node(node).Units {
-		switch {
-		case !u.Started || b.states[node].Units[u.Name].Active != "active":
-		case b.Plan.Host(node).touches(u.Name):
-			touched = append(touched, u.Name)
-		default:
-			others = append(others, u.Name)
-		}
-	}
-	return touched, others
 }
 
 // commit confirms one host, and removes what nobody goes back to. Where only the
@@ -350,10 +292,10 @@ func (b *batch) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := b.extend(ctx); err != nil {
+		return err
+	}
 	return b.each(ctx, b.Steps[at].Nodes, func(ctx context.Context, node string) error {
-		if err := b.extend(ctx, node); err != nil {
-			return err
-		}
 		end := b.doing(node, "node Ready")
 		return end(b.awaitReady(ctx, k, node))
 	})
@@ -417,96 +359,51 @@ func (b *batch) uncordon(ctx context.Context) error {
 // undo puts the hosts of the batch back, all of them, whatever the reason was:
 // also when this run was interrupted.
 func (b *batch) undo(parent context.Context, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*(time.Minute+b.Run.Gate))
-	defer cancel()
 	if errors.Is(why, ErrTaken) {
 		for _, node := range b.Nodes {
 			b.out.Stuck[node] = why.Error()
 		}
 		return why
 	}
-	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
-		end := b.doing(node, "undo")
-		tx := b.transaction(node)
-		err := end(tx.back(ctx))
-		if err != nil { // perhaps by a new connection
-			if fresh, dialled := b.Redial(ctx, node); dialled == nil {
-				defer fresh.Close()
-				tx.Conn = fresh
-				err = tx.back(ctx)
-			}
-		}
-		var again error
-		if err == nil && parent.Err() == nil {
-			again = b.runAgain(ctx, node, tx.Conn)
-		}
+	err := b.each(parent, b.Nodes, func(parent context.Context, node string) error {
+		where, err := b.undoHost(parent, node)
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		switch {
-		case err != nil:
-			b.out.Stuck[node] = fmt.Sprintf("it undoes everything by itself within %v: %v", b.Run.Gate+b.Guard, err)
+		if err != nil {
+			b.out.Stuck[node] = fmt.Sprintf("%s: %v", where, err)
 			return err
-		case again != nil:
-			b.out.Stuck[node] = "everything was put back, and it does not run as before: " + again.Error()
-			return again
 		}
 		b.out.Undone = append(b.out.Undone, node)
 		return nil
 	})
 	if err != nil {
-		return errors.Join(why, err, b.uncordon(ctx))
+		return errors.Join(why, err, b.uncordon(parent))
 	}
-	return errors.Join(fmt.Errorf("%w: %w", ErrUndone, why), b.uncordon(ctx))
+	return errors.Join(fmt.Errorf("%w: %w", ErrUndone, why), b.uncordon(parent))
 }
 
-// mostAnswer bounds the wait for an answer of a unit that was put back.
-const mostAnswer = time.Minute
-
-// runAgain waits until every unit of this tree that ran before the batch does so
-// again: first those that were touched, then those that only missed them, which are
-// started where they have ended.
-func (b *batch) runAgain(ctx context.Context, node string, c Conn) error {
-	touched, others := b.ran(node)
-	if len(touched)+len(others) == 0 {
-		return nil
-	}
-	end := b.doing(node, "run again")
-	err := b.wait(ctx, node, c, touched, (*gate).again)
-	if err == nil && len(others) > 0 {
-		err = command(ctx, c, "start what has ended", append([]string{"begin"}, others...)...)
-	}
-	if err == nil {
-		err = b.wait(ctx, node, c, others, (*gate).pass)
-	}
-	return end(err)
-}
-
-// wait waits for units, one after the other, however often each may end meanwhile.
-func (b *batch) wait(ctx context.Context, node string, c Conn, units []string, until func(*gate, context.Context, time.Duration) error) error {
-	for _, unit := range units {
-		g, err := b.Run.gate(node, unit)
-		if err != nil {
-			return err
-		}
-		g.conn, g.patient = c, true
-		if err := until(g, ctx, max(b.Run.Gate, mostAnswer)); err != nil {
-			return err
+// undoHost puts one host back and waits until it runs as before; an error goes with
+// how the host is left. Who is interrupted does not wait.
+func (b *batch) undoHost(parent context.Context, node string) (where string, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(parent), 2*time.Minute)
+	defer cancel()
+	end := b.doing(node, "undo")
+	tx := b.transaction(node)
+	if err = end(tx.back(ctx)); err != nil { // perhaps by a new connection
+		if fresh, dialled := b.Redial(ctx, node); dialled == nil {
+			defer fresh.Close()
+			tx.Conn = fresh
+			err = tx.back(ctx)
 		}
 	}
-	return nil
-}
-
-// again waits until a unit that was touched answers, after all was put back. How it
-// was asked before, this tree does not know (it may have had another port): if it does
-// not answer as it would now, systemd alone is asked.
-func (g *gate) again(ctx context.Context, most time.Duration) error {
-	g.unit.Probes = asBefore(g.unit.Probes)
-	for i := range g.unit.Probes {
-		g.unit.Probes[i].Want = nil
+	if err != nil {
+		return fmt.Sprintf("it undoes everything by itself within %v", b.Run.Gate+b.Guard), err
 	}
-	if g.pass(ctx, mostAnswer) == nil {
-		return nil
+	if parent.Err() == nil {
+		err = b.runAgain(parent, node, tx.Conn)
 	}
-	g.unit.Probes = nil
-	return g.pass(ctx, most)
+	if parent.Err() != nil {
+		return "", nil
+	}
+	return "everything was put back, and it does not run as before", err
 }

@@ -34,7 +34,7 @@ type gate struct {
 	before   string // invocation that it must have left behind; "" for whichever
 	first    bool
 	waiting  func(what string)
-	restarts int  // that systemd had counted when the gate was reached: they are not held against it
+	restarts int  // that systemd had counted when it was first looked at: they are not held against it
 	patient  bool // nor are later ones
 }
 

@@ -453,7 +453,7 @@ install() {
 # refuse says that this is not the time for a step.
 refuse() {
 	case $do,$word in
-	act,rolled-back | extend,rolled-back | commit,rolled-back) echo "this host has undone generation $n by itself, which was not confirmed in time" ;;
+	act,rolled-back | extend,rolled-back | commit,rolled-back) echo "this host has undone generation $n: it was not confirmed in time" ;;
 	*) echo "generation $n is $word" ;;
 	esac >&2
 	exit 65

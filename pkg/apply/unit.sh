@@ -3,7 +3,7 @@
 #
 #   show UNIT       its state, as systemctl has it
 #   since UNIT…     whether each runs, and since when
-#   begin UNIT…     start those that have ended and are not started again
+#   begin UNIT      start it, however often it has ended; do not wait for it
 #   log UNIT N      the last lines of its log
 #   user NAME HOME  a system user that nobody logs in as, unless there is one
 #   packages NAME…  packages of the system, from wherever the host gets them
@@ -22,14 +22,8 @@ case $do in
 show) systemctl show -p ActiveState,SubState,Result,InvocationID,NRestarts,ExecMainStatus -- "$1" ;;
 since) systemctl show -p Id,ActiveState,ExecMainStartTimestampMonotonic -- "$@" ;;
 begin)
-	for unit; do
-		case $(systemctl show -P ActiveState -- "$unit") in
-		failed | inactive)
-			systemctl reset-failed -- "$unit" 2>/dev/null
-			systemctl start --no-block -- "$unit"
-			;;
-		esac
-	done
+	systemctl reset-failed -- "$1" 2>/dev/null
+	systemctl start --no-block -- "$1"
 	;;
 log) journalctl -u "$1" -n "$2" --no-pager -o cat 2>/dev/null ;;
 user) getent passwd "$1" >/dev/null || useradd --system --user-group --no-create-home --home-dir "$2" --shell /usr/sbin/nologin -- "$1" ;;
