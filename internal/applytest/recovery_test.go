@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -345,6 +346,29 @@ func TestChangeThatEndsAnotherUnit(t *testing.T) {
 	}
 	healed(t, m, was, 30*time.Second)
 	m.must(t, "systemctl is-active "+leanUnit)
+}
+
+// What somebody stops while other batches are carried out is not put down to the
+// batch of its host.
+func TestStoppedBeforeItsBatch(t *testing.T) {
+	t.Parallel()
+	machines := take(t, 2)
+	quick(1, machines...).succeed(t)
+	o := quick(2, machines...)
+	o.Gate = 6 * time.Second
+	p := o.here(world{version: 2, twist: func(n *tree.Node) { n.Roles = []string{"controller"} }}) // they go one after the other
+	var once sync.Once
+	p.tell = func(name string) {
+		if strings.HasSuffix(name, "commit") {
+			once.Do(func() { machines[1].must(t, "systemctl stop "+calmUnit) })
+		}
+	}
+	if err := p.apply(bounded(t, time.Minute)); err != nil || len(p.outcome.Confirmed) != 2 {
+		t.Errorf("%v, %+v", err, p.outcome)
+	}
+	if is, _ := machines[1].sh(bounded(t, time.Minute), "systemctl is-active "+calmUnit); strings.TrimSpace(is) != "inactive" {
+		t.Errorf("what somebody stopped is %s", is)
+	}
 }
 
 func replace(t *testing.T, n *tree.Node, f *tree.File) {
