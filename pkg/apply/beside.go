@@ -64,10 +64,10 @@ func (b *batch) ran(node string) (touched, others []string) {
 func (b *batch) beside(ctx context.Context) error {
 	ended := map[string][]string{}
 	err := b.each(ctx, b.Nodes, func(ctx context.Context, node string) error {
-		_, units := b.ran(node)
 		if len(b.Plan.Host(node).Units) == 0 {
 			return nil
 		}
+		_, units := b.ran(node)
 		now, err := b.since(ctx, node, units)
 		units = slices.DeleteFunc(units, func(unit string) bool {
 			is := now[unit]
@@ -126,19 +126,19 @@ func (b *batch) runAgain(ctx context.Context, node string, c Conn) error {
 	}
 	end := b.doing(node, "run again")
 	for _, unit := range touched {
-		if err := b.again(ctx, node, c, unit, (*gate).again); err != nil {
+		if err := b.startAgain(ctx, node, c, unit, (*gate).again); err != nil {
 			return end(err)
 		}
 	}
 	for _, unit := range others {
-		if err := b.again(ctx, node, c, unit, (*gate).pass); err != nil {
+		if err := b.startAgain(ctx, node, c, unit, (*gate).pass); err != nil {
 			return end(err)
 		}
 	}
 	return end(nil)
 }
 
-func (b *batch) again(ctx context.Context, node string, c Conn, unit string, wait func(*gate, context.Context, time.Duration) error) error {
+func (b *batch) startAgain(ctx context.Context, node string, c Conn, unit string, wait func(*gate, context.Context, time.Duration) error) error {
 	g, err := b.Run.gate(node, unit)
 	if err == nil {
 		err = command(ctx, c, "start "+unit, "begin", unit)
