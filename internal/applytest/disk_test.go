@@ -99,18 +99,8 @@ func TestDiskFull(t *testing.T) {
 					}
 					onlyWhole(t, n, now, was)
 					m.must(t, `mount -o remount,size=4m,nr_inodes=4000 "$1"`, row.at)
-					if err := tx.Recover(ctx); err != nil {
-						t.Errorf("%d: with space again, recover: %v", n, err)
-					}
-					// What failed after it was confirmed is finished.
-					if back := m.mustPicture(t); step == "commit" && back.managed["/etc/rig/gone"] == "absent" {
-						finished = append(finished, back)
-					} else if wrong := differ("", back.managed, was.managed); len(wrong) > 0 {
-						t.Errorf("%d: recovered, %q", n, wrong)
-					}
-					tx.Generation = 1000 + n
-					if step, err := all(ctx, tx, entries); err != nil {
-						t.Errorf("%d: then %s: %v", n, step, err)
+					if f := spaceAgain(ctx, t, m, tx, entries, step, was); f != nil {
+						finished = append(finished, f)
 					}
 				}
 				m.must(t, `umount "$1"; rm -rf /etc/rig; systemctl stop kthwc-guard.timer 2>/dev/null; rm -rf /var/lib/kthwc/*`, row.at)
@@ -126,6 +116,27 @@ func TestDiskFull(t *testing.T) {
 			t.Logf("%d succeeded; failed in %v", succeeded, failed)
 		})
 	}
+}
+
+// spaceAgain recovers a host whose transaction failed in a step: it is what it was, or
+// has finished what was confirmed, and then gives that picture. The next transaction
+// succeeds.
+func spaceAgain(ctx context.Context, t *testing.T, m *machine, tx *apply.Transaction, entries []apply.Install, step string, was *picture) (finished *picture) {
+	t.Helper()
+	n := tx.Generation
+	if err := tx.Recover(ctx); err != nil {
+		t.Errorf("%d: with space again, recover: %v", n, err)
+	}
+	if back := m.mustPicture(t); step == "commit" && back.managed["/etc/rig/gone"] == "absent" {
+		finished = back
+	} else if wrong := differ("", back.managed, was.managed); len(wrong) > 0 {
+		t.Errorf("%d: recovered, %q", n, wrong)
+	}
+	tx.Generation = 1000 + n
+	if step, err := all(ctx, tx, entries); err != nil {
+		t.Errorf("%d: then %s: %v", n, step, err)
+	}
+	return finished
 }
 
 // full says whether an error names the reason.

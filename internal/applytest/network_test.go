@@ -202,6 +202,23 @@ func TestTransferCutAnywhere(t *testing.T) {
 	o.nothingToDo(t)
 }
 
+// everyStep are the steps of a transaction, by what they are called on the host.
+func everyStep(ctx context.Context, x *apply.Transaction, entries []apply.Install) map[string]func() error {
+	return map[string]func() error{
+		"stage":   func() error { return x.Stage(ctx, entries, nil, apply.Recorded{}) },
+		"install": func() error { return x.Install(ctx, time.Minute) },
+		"act": func() error {
+			_, err := x.Act(ctx, time.Minute, apply.UnitAction{Unit: webUnit, Do: apply.Start})
+			return err
+		},
+		"extend":   func() error { return x.Extend(ctx, time.Minute) },
+		"commit":   func() error { return x.Commit(ctx) },
+		"revert":   func() error { _, err := x.Revert(ctx); return err },
+		"rollback": func() error { return x.Rollback(ctx) },
+		"recover":  func() error { return x.Recover(ctx) },
+	}
+}
+
 // An operator whose link is half open holds the host, and one who asks is told
 // who that is. One who answers keeps it; from one who does not it can be taken, and
 // when he is back, he is refused.
@@ -252,19 +269,7 @@ func TestHalfOpenOperator(t *testing.T) {
 	}
 
 	s.silent.Store(false)
-	for what, step := range map[string]func() error{
-		"stage":   func() error { return old.Stage(ctx, entries, nil, apply.Recorded{}) },
-		"install": func() error { return old.Install(ctx, time.Minute) },
-		"act": func() error {
-			_, err := old.Act(ctx, time.Minute, apply.UnitAction{Unit: webUnit, Do: apply.Start})
-			return err
-		},
-		"extend":   func() error { return old.Extend(ctx, time.Minute) },
-		"commit":   func() error { return old.Commit(ctx) },
-		"revert":   func() error { _, err := old.Revert(ctx); return err },
-		"rollback": func() error { return old.Rollback(ctx) },
-		"recover":  func() error { return old.Recover(ctx) },
-	} {
+	for what, step := range everyStep(ctx, old, entries) {
 		if err := step(); !errors.Is(err, apply.ErrTaken) {
 			t.Errorf("%s of the first operator: %v", what, err)
 		}
